@@ -1,0 +1,184 @@
+"""The Broker port: what the engine asks of a broker, and the only answers it gets.
+
+`place`, `modify` and `cancel` never raise for what the broker or the network did: their answer says what is *known*
+(architecture §5.3). The readings raise `BrokerUnavailable` or `SessionExpired`; a failed reading is no reading.
+"""
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+from domain.values import Instant, OrderRequest, Price, Product, Quantity, Side, Tag
+
+
+class BrokerError(Exception):
+    """The base of what a reading may raise."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker did not answer, or not in a form that can be trusted."""
+
+
+class SessionExpired(BrokerError):
+    """The account has no valid session: the user must log in at the broker again."""
+
+
+class Accepted(Struct, frozen=True):
+    """The broker has the order under this id. It may still reject it."""
+
+    order_id: str
+
+
+class NotPlaced(Struct, frozen=True):
+    """The order certainly does not exist.
+
+    `curable`: asking again may help. `counted`: the attempt counts (a 429 does not). `session`: no valid broker session.
+    """
+
+    reason: str
+    curable: bool
+    counted: bool = True
+    session: bool = False
+    text: str = ""
+
+
+class Unanswered(Struct, frozen=True):
+    """The broker may or may not have carried it out."""
+
+    text: str
+
+
+class Done(Struct, frozen=True):
+    """The broker took the cancel or the change; the order book says what became of it."""
+
+
+class Refused(Struct, frozen=True):
+    """The broker refused the cancel or the change."""
+
+    reason: str
+
+
+Placing = Accepted | NotPlaced | Unanswered
+Changing = Done | Refused | Unanswered
+
+
+class BookStatus(StrEnum):
+    """An order in the book. Whatever is not terminal is OPEN, known or not."""
+
+    OPEN = "open"
+    COMPLETE = "complete"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+
+    @property
+    def terminal(self) -> bool:
+        return self is not BookStatus.OPEN
+
+
+class BookOrder(Struct, frozen=True, kw_only=True):
+    """A row of the broker's order book. `filled` is cumulative; remaining is `quantity - filled` while OPEN."""
+
+    order_id: str
+    tag: str | None
+    symbol: str
+    side: Side
+    product: Product
+    quantity: Quantity
+    filled: Quantity
+    average_price: Price | None
+    price: Price | None
+    status: BookStatus
+    placed_at: Instant
+    text: str = ""
+    reason: str = ""
+    """For a rejected order: a stable reason code."""
+    curable: bool = False
+
+
+class Trade(Struct, frozen=True, kw_only=True):
+    trade_id: str
+    order_id: str
+    symbol: str
+    side: Side
+    quantity: Quantity
+    price: Price
+    at: Instant
+
+
+class BrokerPosition(Struct, frozen=True, kw_only=True):
+    """The account's net quantity of one symbol and product, whoever traded it."""
+
+    symbol: str
+    product: Product
+    quantity: Quantity
+    average_price: Price | None = None
+
+
+class Broker(Protocol):
+    """One account at a broker."""
+
+    @property
+    def account(self) -> str:
+        """The account's id at the broker; limits and positions are per account."""
+        ...
+
+    async def place(self, request: OrderRequest) -> Placing: ...
+
+    async def modify(self, order_id: str, *, price: Price) -> Changing: ...
+
+    async def cancel(self, order_id: str) -> Changing: ...
+
+    async def orders(self) -> list[BookOrder]:
+        """The whole order book of the day."""
+        ...
+
+    async def trades(self) -> list[Trade]: ...
+
+    async def positions(self) -> list[BrokerPosition]: ...
+
+    def updates(self) -> AsyncIterator[str]:
+        """Hints: the id of an order that may have changed. Lossy, repeated and unordered by nature; the book decides."""
+        ...
+
+
+class Brokers(Protocol):
+    """Finds the account of a user."""
+
+    async def of(self, user_id: int) -> Broker | None:
+        """The user's broker, or None when there is no valid session."""
+        ...
+
+    async def connected(self) -> list[int]:
+        """The users that have a broker session now."""
+        ...
+
+
+class Instrument(Struct, frozen=True, kw_only=True):
+    """What may be traded. Limits are the day's circuit prices, None when unknown; `freeze` the largest single order."""
+
+    symbol: str
+    lot: Quantity = 1
+    tick_size: Decimal = Decimal("0.05")
+    freeze: Quantity = 1_000_000
+    lower_circuit: Price | None = None
+    upper_circuit: Price | None = None
+
+
+class Instruments(Protocol):
+    """The tradable instruments by `EXCHANGE:TRADINGSYMBOL`."""
+
+    def find(self, symbol: str) -> Instrument | None: ...
+
+    def near(self, symbol: str) -> list[str]:
+        """Up to five known symbols that look like this one, best first."""
+        ...
+
+
+__all__ = [
+    "Accepted", "BookOrder", "BookStatus", "Broker", "BrokerError", "BrokerPosition", "BrokerUnavailable", "Brokers",
+    "Changing", "Done", "Instrument", "Instruments", "NotPlaced", "Placing", "Refused", "SessionExpired", "Tag", "Trade",
+    "Unanswered",
+]  # fmt: skip
