@@ -1,0 +1,138 @@
+"""Real servers for every test: embedded ones, or with BAHI_TEST_SERVERS=containers Redis 8 and PostgreSQL 17.
+
+BAHI_TEST_REDIS=PATH runs the same tests on another redis-server.
+"""
+
+import importlib
+import importlib.util
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import hypothesis
+import hypothesis.core
+import psycopg
+import pytest
+from redis.asyncio import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from bahi.servers import EmbeddedPostgres, EmbeddedRedis
+
+CONTAINERS = os.environ.get("BAHI_TEST_SERVERS") == "containers"
+
+hypothesis.settings.register_profile("dev", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=False, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """On CI every run explores anew, and says with which seed, so that a failure can be had again."""
+    if os.environ.get("CI") and config.getoption("--hypothesis-seed", None) is None:
+        vars(hypothesis.core)["global_force_seed"] = random.SystemRandom().randrange(2**32)
+
+
+def pytest_report_header() -> str:
+    servers = "containers" if CONTAINERS else os.environ.get("BAHI_TEST_REDIS", "embedded")
+    seed = hypothesis.core.global_force_seed
+    return f"bahi servers: {servers}" + ("" if seed is None else f"; rerun with --hypothesis-seed={seed}")
+
+
+class HasUrl(Protocol):
+    """A running server."""
+
+    @property
+    def url(self) -> str: ...
+
+
+class _At:
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+
+@pytest.fixture(scope="session")
+def servers_home() -> Iterator[Path]:
+    """The folder of the session's servers: short, because the paths of unix sockets are."""
+    home = Path(tempfile.mkdtemp(prefix="bahi-test-"))
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def redis_server(servers_home: Path) -> Iterator[HasUrl]:
+    """A Redis for the whole session. `everysec`: nobody pulls the plug on a test, and an fsync for each of a
+    hundred thousand appends would be most of the run. Tests of durability start a server of their own."""
+    if CONTAINERS:
+        from testcontainers.redis import RedisContainer
+
+        command = "redis-server --appendonly yes --appendfsync everysec --maxmemory-policy noeviction"
+        with RedisContainer("redis:8").with_command(command) as container:
+            yield _At(f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0")
+    else:
+        with EmbeddedRedis(servers_home, appendfsync="everysec") as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: HasUrl) -> str:
+    """Where the session's Redis is. Tests that use it without the `redis` fixture empty it themselves."""
+    return redis_server.url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client on an empty Redis, without retries (architecture §3.5)."""
+    client = Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), decode_responses=False)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(servers_home: Path) -> Iterator[HasUrl]:
+    """A PostgreSQL for the whole session, without fsync, for the reason given for Redis."""
+    if CONTAINERS:
+        from testcontainers.postgres import PostgresContainer
+
+        with PostgresContainer("postgres:17", driver="psycopg") as container:
+            yield _At(container.get_connection_url())
+    else:
+        hasty = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        with EmbeddedPostgres(servers_home, config=hasty) as server:
+            yield server
+
+
+def with_database(url: str, name: str) -> str:
+    """The same server, another database."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+def _execute(url: str, *statements: str) -> None:
+    with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+@pytest.fixture(scope="session")
+def database_template(postgres_server: HasUrl) -> str:
+    """A database with the schema, migrated once per session; each test gets a copy."""
+    name = "bahi_template"
+    _execute(postgres_server.url, f"DROP DATABASE IF EXISTS {name}", f"CREATE DATABASE {name}")
+    if importlib.util.find_spec("bahi.database") and importlib.util.find_spec("bahi.database.migrate"):
+        migrate: Callable[[str], Any] = importlib.import_module("bahi.database.migrate").migrate
+        migrate(with_database(postgres_server.url, name))
+    return name
+
+
+@pytest.fixture
+def database_url(postgres_server: HasUrl, database_template: str) -> Iterator[str]:
+    """`postgresql+psycopg://…` of a database of this test's own, with the schema and no rows."""
+    name = f"test_{random.SystemRandom().randrange(16**12):012x}"
+    _execute(postgres_server.url, f"CREATE DATABASE {name} TEMPLATE {database_template}")
+    yield with_database(postgres_server.url, name)
+    _execute(postgres_server.url, f"DROP DATABASE {name} WITH (FORCE)")
