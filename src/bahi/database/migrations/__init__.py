@@ -1,0 +1,1 @@
+"""Alembic's environment; `bahi.database.migrate` runs it."""

@@ -1,0 +1,1 @@
+"""The migrations, oldest first. Never edit one that was released."""
