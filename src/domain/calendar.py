@@ -38,8 +38,8 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 _DAY = dt.timedelta(days=1)
 
-# How far ahead a session is looked for: the exchange does not close for so long in a row, so a time that lies in none of
-# these days' sessions lies outside trading hours.
+# How far ahead a session is looked for: the exchange does not close for so long in a row, so a time that lies in none
+# of these days' sessions lies outside trading hours.
 SEARCH_DAYS = 14
 
 
@@ -47,7 +47,7 @@ class CalendarError(ValueError):
     """The calendar file contradicts itself; the message names the entry."""
 
 
-class UnknownYear(LookupError):  # noqa: N818 - a fact about the calendar, said as the callers say it
+class UnknownYear(LookupError):
     """The calendar has no list for this year, so whether the exchange trades is not known."""
 
     def __init__(self, year: int) -> None:
@@ -78,8 +78,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     """One trading day's normal market, `open_at <= t < close_at`, never across midnight.
 
     `auction_at`: from then on stocks that have derivatives trade only in the closing auction and their resting stop
-    orders are cancelled, while all other stocks trade on to `close_at`. None where there is no such auction (NSE: before
-    2026-08-03).
+    orders are cancelled, while all other stocks trade on to `close_at`. None where there is no such auction (at NSE
+    before 2026-08-03).
     """
 
     date: dt.date
@@ -115,7 +115,7 @@ class Calendar(Protocol):
         return session if session is not None and session.contains(at) else None
 
     def sessions_from(self, at: Instant) -> Iterator[Session]:
-        """The sessions whose close is still ahead of `at`, ascending, without end: it raises at the first unknown year."""
+        """The sessions whose close is still ahead of `at`, ascending, until the first unknown year raises."""
         date = wall(at).date()
         while True:
             session = self.session_on(date)
