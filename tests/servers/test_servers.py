@@ -150,7 +150,7 @@ def test_an_old_redis_is_refused_by_name_and_passed_over_on_the_path(
     old = tmp_path / "redis-server"
     old.write_text("#!/bin/sh\necho 'Redis server v=6.0.16 sha=00000000:0'\n")
     old.chmod(0o755)
-    with pytest.raises(ServerError, match="6.0.16"):
+    with pytest.raises(ServerError, match=r"6\.0\.16"):
         find_redis_server(old)
     monkeypatch.delenv("BAHI_TEST_REDIS", raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

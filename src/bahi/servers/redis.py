@@ -114,6 +114,8 @@ class EmbeddedRedis(EmbeddedServer):
 
     def _can_adopt(self, process: psutil.Process) -> bool:
         """It answers where we would listen, and it is this very process; only its fsync policy may differ."""
+        if self.socket is not None and not self.socket.exists():
+            return False
         try:
             if not until(self._answers, 5.0):
                 return False
