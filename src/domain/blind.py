@@ -21,9 +21,8 @@ from domain.events import (
 from domain.values import Status
 
 
-
 class Case(Struct, frozen=True, gc=False):
-    """If every field of `when` holds one of its values, and every field of `positive` is above zero, set the fields of `then`."""
+    """If each field of `when` holds one of its values and each of `positive` is above 0, set the fields of `then`."""
 
     when: dict[str, tuple[object, ...]]
     then: dict[str, object]

@@ -5,6 +5,7 @@ whether it takes a version of its strategy, and whether a worker is woken by it.
 """
 
 import datetime as dt
+from decimal import Decimal
 from typing import Any, ClassVar, get_args
 
 from msgspec import Struct
@@ -13,7 +14,6 @@ from domain.values import (
     Abort,
     Code,
     Config,
-    Decimal,
     Denial,
     Doubt,
     Duration,
@@ -57,7 +57,7 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="type", gc=False):
         return str(self.__struct_config__.tag)
 
 
-# --- users -----------------------------------------------------------------------------------------------------------
+# --- users ----------------------------------------------------------------------------------------------------------
 
 
 class UserRegistered(Event, frozen=True, kw_only=True, tag="USER_REGISTERED"):
@@ -136,7 +136,7 @@ class StrategyStartRefused(Event, frozen=True, kw_only=True, tag="STRATEGY_START
     facts: dict[str, str] = {}
 
 
-# --- the life of a strategy ------------------------------------------------------------------------------------------
+# --- the life of a strategy -----------------------------------------------------------------------------------------
 
 
 class StrategyStarted(Event, frozen=True, kw_only=True, tag="STRATEGY_STARTED"):
@@ -179,7 +179,7 @@ class StrategyExited(Event, frozen=True, kw_only=True, tag="STRATEGY_EXITED"):
     realised: Money
 
 
-# --- time ------------------------------------------------------------------------------------------------------------
+# --- time -----------------------------------------------------------------------------------------------------------
 
 
 class BuyTriggered(Event, frozen=True, kw_only=True, tag="BUY_TRIGGERED"):
@@ -210,7 +210,7 @@ class TriggerMissed(Event, frozen=True, kw_only=True, tag="TRIGGER_MISSED"):
     lateness: Duration
 
 
-# --- the market ------------------------------------------------------------------------------------------------------
+# --- the market -----------------------------------------------------------------------------------------------------
 
 
 class PriceTick(Event, frozen=True, kw_only=True, tag="PRICE_TICK"):
@@ -246,7 +246,7 @@ class PriceStreamRestored(Event, frozen=True, kw_only=True, tag="PRICE_STREAM_RE
     gap: Duration
 
 
-# --- orders ----------------------------------------------------------------------------------------------------------
+# --- orders ---------------------------------------------------------------------------------------------------------
 
 
 class Intent(Event, frozen=True, kw_only=True, gc=True):
@@ -350,7 +350,7 @@ class OrderDenied(Event, frozen=True, kw_only=True, tag="ORDER_DENIED"):
     tag: Tag | None = None
 
 
-# --- the broker ------------------------------------------------------------------------------------------------------
+# --- the broker -----------------------------------------------------------------------------------------------------
 
 
 class BrokerAuthSuccess(Event, frozen=True, kw_only=True, tag="BROKER_AUTH_SUCCESS"):
@@ -451,7 +451,7 @@ class PriceFeedError(Event, frozen=True, kw_only=True, tag="PRICE_FEED_ERROR"):
     reason: str
 
 
-# --- the system ------------------------------------------------------------------------------------------------------
+# --- the system -----------------------------------------------------------------------------------------------------
 
 
 class RuntimeStateLoaded(Event, frozen=True, kw_only=True, tag="RUNTIME_STATE_LOADED"):
@@ -530,7 +530,7 @@ class ParkedDismissed(Event, frozen=True, kw_only=True, tag="PARKED_DISMISSED"):
 
 
 class AlertTriggered(Event, frozen=True, kw_only=True, tag="ALERT_TRIGGERED"):
-    """`at` is when; an alert of a strategy takes its version, so that the next repetition can be timed from the state."""
+    """An alert of a strategy takes its version, so that the next repetition can be timed from the state."""
 
     catalogue_id: ClassVar[str] = "L4"
     stream: ClassVar[Priority] = LOW

@@ -63,7 +63,7 @@ class Side(StrEnum):
 
 
 class Kind(StrEnum):
-    """Why an order is placed: the entry, the timed exit (also square-off), the stop-loss exit, or the sale of a surfaced quantity."""
+    """Why an order is placed: the entry, the timed exit or square-off, the stop-loss, the sale of surfaced shares."""
 
     BUY = "BUY"
     SELL = "SELL"
@@ -193,7 +193,7 @@ class Tick(Struct, frozen=True, gc=False):
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """What the user asked for. Times are exchange wall-clock; `market_protection` is a percentage, −1 = chosen by the broker."""
+    """What the user asked for. Times are exchange wall-clock; `market_protection` in %, −1: the broker chooses."""
 
     symbol: str
     quantity: Quantity
