@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ __all__ = ["FolderInUse", "FolderLock", "ServerError", "open_log", "private_fold
 
 #: sockaddr_un holds 108 bytes on Linux and 104 on macOS, the closing zero included.
 LONGEST_SOCKET_PATH = 100
+PLAIN_PATH = re.compile(r"[A-Za-z0-9_./-]+")
 
 
 class ServerError(RuntimeError):
@@ -89,13 +91,14 @@ def private_folder(path: Path) -> Path:
 
 def socket_folder(home: Path, name: str, *, owner: int | None = None) -> Path:
     """Where the server's unix socket goes: HOME/run, or a short folder of its own under the temporary folder when
-    HOME is too deep for a socket's name or the server runs as another user (`owner`), who may not reach HOME.
+    HOME is too deep for a socket's name, or has characters that mean something in a URL or a list of hosts, or
+    the server runs as another user (`owner`), who may not reach HOME.
 
     Derived from HOME alone, so that every process finds the same one. Nobody but its owner can enter it: it is
     what keeps other users of the machine away from the servers, which ask no password.
     """
     folder = home / "run"
-    if owner is None and len(os.fsencode(folder / name)) <= LONGEST_SOCKET_PATH:
+    if owner is None and len(str(folder / name)) <= LONGEST_SOCKET_PATH and PLAIN_PATH.fullmatch(str(folder)):
         return private_folder(folder)
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
     base = Path(tempfile.gettempdir())
