@@ -1,0 +1,78 @@
+"""The only places where clients of Redis are made, because their defaults are wrong for a log.
+
+redis-py repeats a command by itself when its reply is lost: a write would be done twice, a read of new deliveries
+would skip what it missed. So: no retries, explicit time-outs, plain replies (protocol 2, nothing decoded or parsed).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from eventstore.errors import outages
+
+__all__ = ["BLOCK_MS", "Argument", "command", "commands", "log_client", "reader_client", "sibling"]
+
+Argument = str | bytes | int
+
+BLOCK_MS = 500
+"""How long a reader waits in Redis for something new."""
+_READER_TIMEOUT = BLOCK_MS / 1000 + 3.0
+_WRITER_TIMEOUT = 5.0
+
+
+def log_client(redis_url: str, **options: Any) -> "Redis":
+    """A client for appends and for reads that do not wait. Its replies are those of the wire."""
+    keepalive = {} if redis_url.startswith("unix:") else {"socket_keepalive": True}
+    return _plain(Redis.from_url(redis_url, **_settings(_WRITER_TIMEOUT), **keepalive, **options))
+
+
+def reader_client(client: "Redis") -> "Redis":
+    """A client with one connection of its own to the same server, for reads that wait up to BLOCK_MS."""
+    return sibling(client, socket_timeout=_READER_TIMEOUT, single_connection_client=True)
+
+
+def sibling(client: "Redis", *, single_connection_client: bool = False, **options: Any) -> "Redis":
+    """Another client of the same server, made as all of them are, with connections of its own."""
+    pool = client.connection_pool
+    settings = {**pool.connection_kwargs, **_settings(_WRITER_TIMEOUT), **options}
+    settings.pop("max_connections", None)
+    own = type(pool)(connection_class=pool.connection_class, **settings)
+    return _plain(Redis.from_pool(own), single_connection_client)
+
+
+async def command(redis: "Redis", *args: Argument) -> Any:
+    """The plain answer to one command, sent once. Raises LogUnavailable: whether it was done is then unknown."""
+    with outages():
+        return await redis.execute_command(*args)  # type: ignore[no-untyped-call]
+
+
+async def commands(redis: "Redis", calls: Sequence[Sequence[Argument]]) -> list[Any]:
+    """The answers to several commands, sent in one go; an answer may be an exception. Raises LogUnavailable."""
+    pipeline = redis.pipeline(transaction=False)
+    for call in calls:
+        pipeline.execute_command(*call)
+    with outages():
+        answers: list[Any] = await pipeline.execute(raise_on_error=False)
+    return answers
+
+
+def _settings(socket_timeout: float) -> dict[str, Any]:
+    return {
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_timeout": False,
+        "retry_on_error": [],
+        "socket_timeout": socket_timeout,
+        "socket_connect_timeout": 2.0,
+        "health_check_interval": 0,
+        "decode_responses": False,
+        "protocol": 2,
+    }
+
+
+def _plain(client: "Redis", single_connection_client: bool = False) -> "Redis":
+    client.single_connection_client = single_connection_client
+    client.response_callbacks.clear()
+    return client

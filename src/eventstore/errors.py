@@ -1,0 +1,93 @@
+"""What can go wrong with the log, as one small tree. Each message carries the facts."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis.exceptions
+
+__all__ = [
+    "CorruptEvent",
+    "DedupeMismatch",
+    "LogError",
+    "LogHole",
+    "LogLost",
+    "LogUnavailable",
+    "PartitionMismatch",
+    "ServerTooOld",
+    "WeakDurability",
+    "outages",
+]
+
+
+class LogError(Exception):
+    """The base of all errors of this package."""
+
+
+class LogUnavailable(LogError):
+    """Redis did not answer, or cannot write just now. The outcome of an append is then unknown: repeat the same call,
+    its `dedupe` or `expected` recognises what was done already."""
+
+
+class LogLost(LogError):
+    """This is not the log that it was: emptied, shrunken, or its consumer group is gone. An incident: stop, recover."""
+
+
+class LogHole(LogError):
+    """An entry is missing that neither the streams nor the archive hold."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"position {position} is missing: neither the streams nor the archive hold it")
+        self.position = position
+
+
+class CorruptEvent(LogError):
+    """An entry cannot be read: foreign, damaged, or written by a newer program."""
+
+    def __init__(self, position: int, stream: str, reason: str) -> None:
+        super().__init__(f"entry {position} of {stream} cannot be read: {reason}")
+        self.position = position
+        self.stream = stream
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["CorruptEvent"], tuple[int, str, str]]:
+        return CorruptEvent, (self.position, self.stream, self.reason)
+
+
+class DedupeMismatch(LogError):
+    """The same key was used for another request. Nothing was written."""
+
+    def __init__(self, key: str, digest: str, earlier: str) -> None:
+        super().__init__(f"{key} was used before for another request: digest {digest!r} now, {earlier!r} then")
+        self.key = key
+        self.digest = digest
+        self.earlier = earlier
+
+
+class WeakDurability(LogError):
+    """The server may lose what it has acknowledged."""
+
+
+class PartitionMismatch(LogError):
+    """The log was written with another number of partitions."""
+
+
+class ServerTooOld(LogError):
+    """The server lacks what the log needs."""
+
+
+_PASSING = ("OOM", "MISCONF", "READONLY", "BUSY", "LOADING", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
+
+
+@contextmanager
+def outages() -> Iterator[None]:
+    """Turn what passes by itself (no connection, no answer, no memory, loading, read-only …) into LogUnavailable."""
+    try:
+        yield
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        raise LogUnavailable(f"no answer from Redis: {error}") from error
+    except redis.exceptions.ResponseError as error:
+        # redis-py takes the code off the message of those that it has a class for
+        passing = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
+        if isinstance(error, passing) or any(code in str(error)[:200] for code in _PASSING):
+            raise LogUnavailable(f"Redis cannot do it now: {error}") from error
+        raise

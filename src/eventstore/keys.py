@@ -1,0 +1,83 @@
+"""Every name of a key in Redis. Nothing else in the code base builds one."""
+
+from typing import Final
+
+from domain.values import Priority
+
+__all__ = ["CLASSES", "GROUP", "LOG_ID", "MARKET_TICKS", "PARTITIONS", "Keys", "price"]
+
+GROUP: Final = "workers"
+"""The consumer group on the class streams."""
+CLASSES: Final = tuple(Priority)
+"""The classes, the most urgent first."""
+MARKET_TICKS: Final = "market:ticks"
+"""The capped stream of market data; global."""
+PARTITIONS: Final = "partitions"
+"""How many partitions this log was created with; global."""
+LOG_ID: Final = "log_id"
+"""The log's name in order tags, four characters [A-Z0-9]; global."""
+
+
+def price(symbol: str) -> str:
+    """The last price of a symbol such as `NSE:INFY`; global."""
+    return f"price:{symbol}"
+
+
+class Keys:
+    """The keys of one partition. With `hashtag` every one carries `{partition}:`, so that a Redis Cluster keeps them
+    in one slot; without, they are the names of the specification."""
+
+    __slots__ = ("_names", "_prefix", "epoch", "halts", "hashtag", "partition", "position", "streams", "timers")
+
+    def __init__(self, partition: int = 0, hashtag: bool = False) -> None:
+        self.partition = partition
+        self.hashtag = hashtag
+        self._prefix = prefix = f"{{{partition}}}:" if hashtag else ""
+        self.streams: Final = {each: f"{prefix}events:{each}" for each in CLASSES}
+        """The stream of each class."""
+        self._names = {name: each for each, name in self.streams.items()}
+        self.epoch: Final = f"{prefix}epoch"
+        """The random id of this incarnation of the log."""
+        self.position: Final = f"{prefix}position"
+        """Hash: `position` of the last entry, and `recorded_at`, its time."""
+        self.timers: Final = f"{prefix}timers"
+        """Sorted set of strategy ids by the instant at which each wants to be woken."""
+        self.halts: Final = f"{prefix}halt:*"
+        """The pattern of all halt latches."""
+
+    def __repr__(self) -> str:
+        return f"Keys({self.partition}, {self.hashtag})"
+
+    def stream(self, priority: Priority) -> str:
+        return self.streams[priority]
+
+    def class_of(self, stream: str | bytes) -> Priority:
+        """Which class a stream holds. KeyError for any other key."""
+        return self._names[stream.decode() if isinstance(stream, bytes) else stream]
+
+    def strategy(self, strategy_id: int) -> str:
+        """Hash: config, version, watched tags. Never expires."""
+        return f"{self._prefix}strategy:{strategy_id}"
+
+    def runtime(self, strategy_id: int) -> str:
+        """Hash: the state of the run."""
+        return f"{self._prefix}runtime:{strategy_id}"
+
+    def symbol_strategies(self, symbol: str) -> str:
+        """Set: the armed strategies of a symbol."""
+        return f"{self._prefix}symbol:{symbol}:strategies"
+
+    def user_strategies(self, user_id: int) -> str:
+        """Set: all strategies of a user."""
+        return f"{self._prefix}user:{user_id}:strategies"
+
+    def halt(self, user_id: int) -> str:
+        """The user's kill switch: present means halted."""
+        return f"{self._prefix}halt:{user_id}"
+
+    def dedupe(self, name: str) -> str:
+        return f"{self._prefix}dedupe:{name}"
+
+    def limit(self, name: str) -> str:
+        """A counter of one window of one limit; the name tells both."""
+        return f"{self._prefix}limit:{name}"

@@ -1,0 +1,133 @@
+"""Opening the log: who it is, whether it can be trusted, and what must exist before the first append."""
+
+import secrets
+import string
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from domain.clock import Clock
+from eventstore.clients import command, log_client
+from eventstore.envelope import Ids
+from eventstore.errors import LogLost, PartitionMismatch, ServerTooOld, WeakDurability
+from eventstore.keys import GROUP, LOG_ID, PARTITIONS, Keys
+from eventstore.log import Archive, EventLog
+
+__all__ = ["OLDEST_SERVER", "REQUIRED_SETTINGS", "check_server", "create_groups", "open_log"]
+
+OLDEST_SERVER = (6, 2)
+REQUIRED_SETTINGS = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+"""What must be set so that an acknowledged append is not lost."""
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(length))
+
+
+async def open_log(
+    redis_url: str,
+    *,
+    clock: Clock,
+    defaults: Mapping[str, object],
+    writer: str | None = None,
+    partition: int = 0,
+    partitions: int = 1,
+    cluster: bool = False,
+    allow_weak: bool = False,
+    archive: Archive | None = None,
+    random: Callable[[int], str] = _random,
+) -> EventLog:
+    """The log of a partition, created at its first start; any number of processes may do so at once.
+
+    `writer` names this process in event ids, random by default. Raises ServerTooOld; WeakDurability naming the
+    settings, unless `allow_weak`; PartitionMismatch; LogLost when the archive knows more than this Redis does:
+    then it is for recovery to begin a new epoch. Close it with `aclose()`.
+    """
+    keys = Keys(partition, hashtag=cluster or partitions > 1)
+    redis = log_client(redis_url)
+    try:
+        await check_server(redis, allow_weak=allow_weak)
+        stored = int(await _set_once(redis, PARTITIONS, str(partitions)))
+        if stored != partitions:
+            raise PartitionMismatch(
+                f"this log has {stored} partitions, {partitions} were asked for: set BAHI_PARTITIONS={stored}"
+            )
+        if not 0 <= partition < partitions:
+            raise PartitionMismatch(f"there is no partition {partition} of {partitions}")
+        log_id = await _set_once(redis, LOG_ID, random(4))
+        if archive is not None:
+            await _compare(redis, keys, archive)
+        epoch = await _create(redis, keys, random(16))
+        return EventLog(
+            redis,
+            keys=keys,
+            clock=clock,
+            ids=Ids(writer or random(6).lower()),
+            epoch=epoch,
+            defaults=defaults,
+            archive=archive,
+            log_id=log_id,
+        )
+    finally:
+        await redis.aclose()
+
+
+async def check_server(redis: "Redis", *, allow_weak: bool) -> None:
+    """Raises ServerTooOld and WeakDurability."""
+    info = (await command(redis, "INFO", "server")).decode()
+    version = next(line.partition(":")[2] for line in info.splitlines() if line.startswith("redis_version:"))
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
+        raise ServerTooOld(f"Redis {version}: 6.2 or newer is needed")
+    if allow_weak:
+        return
+    weak = []
+    for name, required in REQUIRED_SETTINGS.items():
+        try:
+            answer = await command(redis, "CONFIG GET", name)
+            actual = answer[1].decode() if answer else "unknown"
+        except ResponseError as error:
+            actual = f"unknown ({error})"
+        if actual != required:
+            weak.append(f"{name} is {actual}, must be {required}")
+    if weak:
+        raise WeakDurability(
+            f"this Redis may lose orders: {'; '.join(weak)}. Set it so, or accept the loss with "
+            "BAHI_ALLOW_WEAK_DURABILITY=1"
+        )
+
+
+async def create_groups(redis: "Redis", keys: Keys, after: int = 0) -> None:
+    """The streams and their group `workers`, which delivers what comes after `after`; existing ones are left."""
+    for stream in keys.streams.values():
+        try:
+            await command(redis, "XGROUP CREATE", stream, GROUP, f"{after}-0", "MKSTREAM")
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+
+async def _create(redis: "Redis", keys: Keys, token: str) -> str:
+    """The epoch of the log. At its first start position and groups come before it: without an epoch nothing can be
+    appended, so nobody can append to half a log."""
+    existing: bytes | None = await command(redis, "GET", keys.epoch)
+    if existing is not None:
+        return existing.decode()
+    await command(redis, "HSETNX", keys.position, "position", "0")
+    await command(redis, "HSETNX", keys.position, "recorded_at", "0")
+    await create_groups(redis, keys)
+    return await _set_once(redis, keys.epoch, token)
+
+
+async def _compare(redis: "Redis", keys: Keys, archive: Archive) -> None:
+    archived = await archive.last_position()
+    held: Any = await command(redis, "HGET", keys.position, "position")
+    if int(held or 0) < archived:
+        raise LogLost(f"the archive holds events up to {archived}, this Redis up to {int(held or 0)}")
+
+
+async def _set_once(redis: "Redis", key: str, value: str) -> str:
+    await command(redis, "SET", key, value, "NX")
+    kept: bytes = await command(redis, "GET", key)
+    return kept.decode()
