@@ -329,8 +329,10 @@ def test_the_sockets_are_out_of_reach_of_other_users(home: Path) -> None:
     with EmbeddedRedis(home) as redis, EmbeddedPostgres(home) as postgres:
         assert redis.socket is not None
         assert postgres._sockets is not None
-        for folder in (redis.socket.parent, postgres._sockets):
+        folders = (redis.socket.parent, postgres._sockets)
+        for folder in folders:
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not any(folder.exists() for folder in folders if not folder.is_relative_to(home))
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_the_servers(home: Path) -> None:

@@ -1,5 +1,6 @@
 """The folder a server keeps its data in: who holds it, and where its socket can be."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -7,7 +8,16 @@ import re
 import tempfile
 from pathlib import Path
 
-__all__ = ["FolderInUse", "FolderLock", "ServerError", "open_log", "private_folder", "socket_folder", "tail"]
+__all__ = [
+    "FolderInUse",
+    "FolderLock",
+    "ServerError",
+    "open_log",
+    "private_folder",
+    "remove_socket_folder",
+    "socket_folder",
+    "tail",
+]
 
 #: sockaddr_un holds 108 bytes on Linux and 104 on macOS, the closing zero included.
 LONGEST_SOCKET_PATH = 100
@@ -104,7 +114,7 @@ def socket_folder(home: Path, name: str, *, owner: int | None = None) -> Path:
     base = Path(tempfile.gettempdir())
     if len(os.fsencode(base)) > 60:
         base = Path("/tmp")  # noqa: S108  the folder below is checked to be ours
-    folder = base / f"bahi-{os.getuid()}-{digest}{'' if owner is None else '-pg'}"
+    folder = base / f"bahi-{os.getuid()}-{digest}-{'pg' if 'PGSQL' in name else 'redis'}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if folder.is_symlink() or found.st_uid not in {os.getuid(), owner}:
@@ -113,6 +123,13 @@ def socket_folder(home: Path, name: str, *, owner: int | None = None) -> Path:
         os.chown(folder, owner, -1)
     folder.chmod(0o700)
     return folder
+
+
+def remove_socket_folder(folder: Path, home: Path) -> None:
+    """Leave no empty folder of ours under the temporary one. Called while the server's folder is still locked."""
+    if not folder.is_relative_to(home):
+        with contextlib.suppress(OSError):  # not empty: a client's file, which is not ours to remove
+            folder.rmdir()
 
 
 def open_log(path: Path, *, largest: int = 10_000_000) -> int:

@@ -90,6 +90,9 @@ class EmbeddedPostgres(EmbeddedServer):
             host=str(self._sockets), user=OWNER, dbname=database or self.database, autocommit=True, connect_timeout=5
         )
 
+    def _socket_folder(self) -> Path | None:
+        return self._sockets
+
     def _prepare(self) -> None:
         self._user = _server_user(self.folder)
         owner = None if self._user is None else self._user.pw_uid

@@ -13,7 +13,7 @@ from typing import Self, TypeAlias
 
 import psutil
 
-from bahi.servers.folder import FolderLock, ServerError, private_folder, tail
+from bahi.servers.folder import FolderLock, ServerError, private_folder, remove_socket_folder, tail
 
 __all__ = ["EmbeddedServer", "is_alive", "process_on", "stop_process", "until"]
 
@@ -124,6 +124,8 @@ class EmbeddedServer:
         if self._process is not None:
             stop_process(self._process, self.stop_signal)
             self._process = None
+            if (folder := self._socket_folder()) is not None:
+                remove_socket_folder(folder, self.home)
         self._lock.release()
 
     def kill(self) -> None:
@@ -132,6 +134,9 @@ class EmbeddedServer:
             os.kill(self.pid, signal.SIGKILL)
             process = self._process
             until(lambda: not is_alive(process), 5.0)
+
+    def _socket_folder(self) -> Path | None:
+        raise NotImplementedError
 
     def _prepare(self) -> None:
         raise NotImplementedError

@@ -101,6 +101,9 @@ class EmbeddedRedis(EmbeddedServer):
         """A blocking client without retries, for looking after the server."""
         return redis.Redis.from_url(self.url, retry=Retry(NoBackoff(), 0), socket_timeout=5.0)
 
+    def _socket_folder(self) -> Path | None:
+        return None if self.socket is None else self.socket.parent
+
     def _prepare(self) -> None:
         private_folder(self.folder)
         if self._port is None:
