@@ -68,7 +68,9 @@ class Decision(Struct, frozen=True):
 
     events: tuple[Event, ...]
     state: State
-    wake_at: Instant | None
+    wake_at: Instant | None = None
+    keep_timer: bool = False
+    """Leave the timer as it is instead of setting it to `wake_at`."""
 
 
 class Undecidable(Exception):
@@ -385,6 +387,8 @@ def why_denied(state: State, facts: Facts) -> tuple[Denial, dict[str, str]] | No
     notional = facts.price * state.quantity
     if notional > policy.max_notional:
         return Denial.LIMIT_NOTIONAL, {"notional": str(notional), "limit": str(policy.max_notional)}
+    if facts.day_spent:
+        return Denial.LIMIT_DAY, {"cure": "the account's orders of the day are used up; a share is kept for exits"}
     return None
 
 

@@ -76,5 +76,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     halt: Halt | None = None
     instrument: Rules | None = None
     foreign: Quantity = 0
+    day_spent: bool = False
+    """The account has no entries left today under the broker's limits."""
     cause: str = ""
     """The event id of the wake-up."""

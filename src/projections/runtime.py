@@ -23,18 +23,8 @@ DEFAULTS: dict[str, Any] = {
 
 _KEPT_BY_THE_SCRIPT = frozenset({"id", "version", "updated_at", "position_in_log"})
 _IN_STRATEGY = frozenset(
-    (
-        "user_id",
-        "symbol",
-        "quantity",
-        "buy_time",
-        "sell_time",
-        "product",
-        "market_protection",
-        "past",
-        "stop_loss",
-        "stop_revision",
-    )
+    {"user_id", "symbol", "quantity", "buy_time", "sell_time", "product", "market_protection", "past"}
+    | {"stop_loss", "stop_revision"}
 )
 _ONLY_IN_STRATEGY = _IN_STRATEGY - {"stop_loss", "stop_revision"}
 _NESTED = frozenset({"past", "order", "tries", "alerted"})
@@ -62,7 +52,7 @@ class CorruptState(Exception):
     """The runtime of a strategy cannot be read, or does not equal the fold of its events."""
 
 
-def encode_change(before: State, after: State, wake_at: Instant | None) -> RuntimeWrite:
+def encode_change(before: State, after: State, wake_at: Instant | None, *, keep_timer: bool = False) -> RuntimeWrite:
     """What to write so that hashes holding `before` hold `after`. A new run replaces the runtime."""
     replace = after.run != before.run
     old = State() if replace else before
@@ -86,7 +76,7 @@ def encode_change(before: State, after: State, wake_at: Instant | None) -> Runti
         runtime_delete=tuple(runtime_delete),
         replace=replace,
         expire_seconds=RUNTIME_KEPT if idle and not after.unresolved else None,
-        wake_at=wake_at,
+        wake_at=msgspec.UNSET if keep_timer else wake_at,
         symbol_add=after.symbol if in_market and not was_in_market else None,
         symbol_remove=after.symbol if was_in_market and not in_market else None,
         user_add=before.version == 0,

@@ -1,0 +1,180 @@
+"""take_turn: load, decide, append; on a conflict, again. The one place where a strategy changes.
+
+1. Load the strategy and the world as of one moment.
+2. Ask the decision, a pure function of both.
+3. Append its events at the version that was loaded, with the runtime that follows from them, the acknowledgement of the
+   wake-up and the permits of its orders. A Conflict means that somebody made progress: from 1.
+4. A batch with an intent is repeated until the log answers, under a key of its own: whoever learns that it is written
+   may send it, and nobody else does. Any other lost answer is raised: looking again is safe.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from msgspec import Struct, structs
+
+from domain.clock import Clock
+from domain.decide import Decision
+from domain.events import Event, Intent, LockConflict
+from domain.facts import Facts
+from domain.strategy import State, fold
+from domain.values import Kind
+from eventstore.batch import (
+    Ack,
+    Appended,
+    AppendResult,
+    Conflict,
+    Duplicate,
+    Halted,
+    NoPermit,
+    NotPending,
+    RuntimeWrite,
+)
+from eventstore.envelope import Dedupe, NewEvent, Recorded
+from eventstore.errors import LogLost, LogUnavailable
+from handlers.desk import Desk
+from handlers.limits import next_window, window_of
+from projections.runtime import encode_change
+
+T = TypeVar("T")
+Decide = Callable[[State, Facts], Decision | None]
+"""None: leave everything as it is."""
+
+PAUSES = (50_000, 100_000, 250_000, 500_000, 1_000_000)
+"""Microseconds between tries while the log cannot be reached; the last one repeats."""
+
+
+class Wake(Struct, frozen=True):
+    """What made us look: its event id, the story it belongs to, and what to acknowledge."""
+
+    event_id: str = ""
+    correlation_id: str = ""
+    ack: Ack | None = None
+
+    @classmethod
+    def of(cls, recorded: Recorded, ack: Ack | None) -> "Wake":
+        return cls(recorded.event_id, recorded.correlation_id, ack)
+
+
+class Turn(Struct, frozen=True):
+    """What was decided on which state, and what the log said. `decision` is None if somebody else had finished it."""
+
+    before: State
+    decision: Decision | None
+    result: AppendResult | None = None
+
+    @property
+    def written(self) -> bool:
+        return isinstance(self.result, Appended | Duplicate)
+
+    @property
+    def state(self) -> State:
+        return self.decision.state if self.decision is not None and self.written else self.before
+
+
+async def take_turn(
+    desk: Desk, strategy_id: int, user_id: int, decide: Decide, wake: Wake, dedupe: Dedupe | None = None
+) -> Turn:
+    """One decision on the strategy's present state, written or found needless.
+
+    Raises LogUnavailable (look again later), LogLost, CorruptState and whatever `decide` raises.
+    """
+    lost = False
+    day_spent = False
+    while True:
+        state, facts = await desk.look(strategy_id, user_id, wake.event_id)
+        decision = decide(state, structs.replace(facts, day_spent=True) if day_spent else facts)
+        if decision is None:
+            return Turn(state, None)
+        events = decision.events
+        if lost and not events and state.unresolved:
+            events = (LockConflict(woken_by=wake.event_id, held_by=state.lock_state),)
+        result = await _append(desk, user_id, state, decision, events, wake, dedupe)
+        match result:
+            case Appended() | Duplicate():
+                return Turn(state, decision, result)
+            case NotPending():
+                return Turn(state, None, result)
+            case Conflict():
+                lost = True
+            case Halted():
+                pass  # the latch fell between the look and the append: look again
+            case NoPermit(which):
+                window, length = window_of(which)
+                if window == "day" and not day_spent and _has_entry(events):
+                    day_spent = True
+                    continue
+                at = next_window(facts.now, length)
+                wait = RuntimeWrite(wake_at=at if decision.wake_at is None else min(at, decision.wake_at))
+                waited = await desk.log.append(
+                    [], expected=state.version, runtime=wait, ack=wake.ack, strategy_id=strategy_id, user_id=user_id
+                )
+                if not isinstance(waited, Conflict):
+                    return Turn(state, None, result)
+            case _:
+                raise LogLost(f"this process belongs to epoch {desk.log.epoch}, the log is at {result.actual}")
+
+
+def decided(state: State, events: Sequence[Event]) -> Decision:
+    """A decision made of given events, which leaves the timers as they are."""
+    return Decision(tuple(events), fold(state, events), keep_timer=True)
+
+
+async def _append(
+    desk: Desk,
+    user_id: int,
+    state: State,
+    decision: Decision,
+    events: Sequence[Event],
+    wake: Wake,
+    dedupe: Dedupe | None,
+) -> AppendResult:
+    log = desk.log
+    intent = any(isinstance(event, Intent) for event in events)
+    first = log.ids.next()
+    correlation = wake.correlation_id or first
+    new = [
+        NewEvent(
+            event,
+            strategy_id=state.id,
+            user_id=user_id,
+            correlation_id=correlation,
+            causation_id=wake.event_id,
+            event_id=first if i == 0 else "",
+        )
+        for i, event in enumerate(events)
+    ]
+    if intent:
+        dedupe = Dedupe(log.keys.dedupe(f"intent:{first}"), first, ttl=600)
+    permits = desk.limits.permits(log.keys, user_id, events, desk.clock.now()) if desk.limits else ()
+    write = encode_change(state, decision.state, decision.wake_at, keep_timer=decision.keep_timer)
+
+    async def append() -> AppendResult:
+        return await log.append(
+            new,
+            expected=state.version,
+            runtime=write,
+            dedupe=dedupe,
+            permit=permits,
+            ack=wake.ack,
+            entry=_has_entry(events),
+            strategy_id=state.id,
+            user_id=user_id,
+        )
+
+    return await (persist(append, desk.clock) if intent else append())
+
+
+def _has_entry(events: Sequence[Event]) -> bool:
+    return any(isinstance(event, Intent) and event.kind is Kind.BUY for event in events)
+
+
+async def persist(call: Callable[[], Awaitable[T]], clock: Clock) -> T:
+    """Repeats a call until the log answers: for what must not be dropped and may safely be repeated."""
+    tries = 0
+    while True:
+        try:
+            return await call()
+        except LogUnavailable:
+            await clock.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
+            tries += 1

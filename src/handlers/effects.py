@@ -1,0 +1,100 @@
+"""Effects: what an appended intent, cancel or change makes us ask of the broker, once, by whoever appended it (§5.2).
+
+The answer is appended whatever happens to the log meanwhile: repeated until the log takes it. If this process dies
+first, the order is *sending* without an answer and becomes unknown by rule 3.
+"""
+
+from collections.abc import Callable
+
+import structlog
+
+from brokers.port import Broker, Changing, NotPlaced, Placing, Unanswered
+from domain.decide import NO_SESSION, Decision
+from domain.events import CancelRequested, Event, Intent, ModifyRequested
+from domain.facts import Facts
+from domain.strategy import State
+from domain.values import Denial, Kind
+from handlers import outcomes
+from handlers.decider import Wake, decided, persist, take_turn
+from handlers.desk import Desk
+
+Effect = Intent | CancelRequested | ModifyRequested
+log = structlog.get_logger(__name__)
+
+
+def effects_of(decision: Decision) -> list[Effect]:
+    """What the decision asks of the broker, in its order."""
+    return [event for event in decision.events if isinstance(event, Effect)]
+
+
+async def carry_out(desk: Desk, strategy_id: int, user_id: int, effect: Effect, wake: Wake) -> None:
+    """Asks the broker once and appends what came of it. An exit is never held back by anything but its deadline."""
+    if isinstance(effect, Intent):
+        events = await _send(desk, strategy_id, user_id, effect)
+    else:
+        events = await _change(desk, user_id, effect)
+    await record(desk, strategy_id, user_id, events, wake)
+
+
+Events = Callable[[State, Facts], tuple[Event, ...]]
+
+
+async def record(desk: Desk, strategy_id: int, user_id: int, events: Events, wake: Wake) -> State:
+    """Appends what a state lacks, until the log takes it. Nothing is written when it lacks nothing."""
+
+    def decide(state: State, facts: Facts) -> Decision | None:
+        lacking = events(state, facts)
+        return decided(state, lacking) if lacking else None
+
+    story = Wake(wake.event_id, wake.correlation_id)
+    turn = await persist(lambda: take_turn(desk, strategy_id, user_id, decide, story), desk.clock)
+    return turn.state
+
+
+async def _send(desk: Desk, strategy_id: int, user_id: int, intent: Intent) -> Events:
+    now = desk.clock.now()
+    if now > intent.deadline:
+        told = {"deadline": str(intent.deadline), "now": str(now)}
+        return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.TOO_LATE, told)
+    if intent.kind is Kind.BUY and (reason := await _halted(desk, strategy_id, user_id)) is not None:
+        return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.HALTED, {"reason": reason})
+    broker = await desk.brokers.of(user_id)
+    if broker is None:
+        refused = NotPlaced(NO_SESSION, curable=False, session=True)
+        return lambda state, facts: outcomes.placing(state, intent, refused, facts)
+    answer = await _ask_to_place(broker, intent)
+    return lambda state, facts: outcomes.placing(state, intent, answer, facts)
+
+
+async def _halted(desk: Desk, strategy_id: int, user_id: int) -> str | None:
+    """Why an entry may not go out. A latch that cannot be read fails closed."""
+    try:
+        _, facts = await desk.look(strategy_id, user_id)
+    except Exception as error:
+        return f"the latch cannot be read: {error}"
+    return facts.halt.reason if facts.halt is not None else None
+
+
+async def _ask_to_place(broker: Broker, intent: Intent) -> Placing:
+    try:
+        return await broker.place(intent.request)
+    except Exception as error:
+        log.exception("broker_failed", call="place", tag=intent.tag)
+        return Unanswered(f"{type(error).__name__}: {error}")
+
+
+async def _change(desk: Desk, user_id: int, asked: CancelRequested | ModifyRequested) -> Events:
+    broker = await desk.brokers.of(user_id)
+    answer: Changing
+    if broker is None:
+        answer = Unanswered(NO_SESSION)
+    else:
+        try:
+            if isinstance(asked, CancelRequested):
+                answer = await broker.cancel(asked.order_id)
+            else:
+                answer = await broker.modify(asked.order_id, price=asked.price)
+        except Exception as error:
+            log.exception("broker_failed", call=asked.type, tag=asked.tag)
+            answer = Unanswered(f"{type(error).__name__}: {error}")
+    return lambda state, _: outcomes.changing(state, asked, answer)

@@ -1,0 +1,134 @@
+"""What is known of an order, as events: the broker's answers and its order book, held against the state.
+
+Pure. Each function answers the events that the state lacks, so that repeats, late answers and whoever comes second
+change nothing (architecture §5.3–5.5).
+"""
+
+from brokers.port import Accepted, BookOrder, BookStatus, Changing, Done, NotPlaced, Placing, Refused, Unanswered
+from domain.decide import NO_SESSION, outcome_alerts
+from domain.events import (
+    CancelRejected,
+    CancelRequested,
+    Event,
+    Intent,
+    ModifyRejected,
+    ModifyRequested,
+    OrderAccepted,
+    OrderCancelled,
+    OrderDenied,
+    OrderFilled,
+    OrderFinalized,
+    OrderOutcomeUnknown,
+    OrderRejected,
+)
+from domain.facts import Facts
+from domain.strategy import Order, State, evolve
+from domain.values import Denial, Doubt, Final, Phase, Tag
+
+UNSETTLED = (Phase.SENDING, Phase.UNKNOWN)
+
+
+def placing(state: State, intent: Intent, answer: Placing, facts: Facts) -> tuple[Event, ...]:
+    """The broker's answer to an order."""
+    order = state.find(intent.tag)
+    if order is None:
+        return ()
+    match answer:
+        case Accepted(order_id):
+            return accepted(order, order_id)
+        case NotPlaced() if order.phase in UNSETTLED:
+            rejected = OrderRejected(
+                tag=order.tag,
+                reason=NO_SESSION if answer.session else answer.reason,
+                curable=answer.curable,
+                counted=answer.counted,
+                text=answer.text,
+            )
+            return rejected, OrderFinalized(tag=order.tag, final=Final.REJECTED)
+        case Unanswered() if order.phase is Phase.SENDING:
+            unknown = OrderOutcomeUnknown(tag=order.tag, doubt=Doubt.AMBIGUOUS, text=answer.text)
+            return unknown, *outcome_alerts(order, facts)
+        case _:
+            return ()
+
+
+def accepted(order: Order, order_id: str) -> tuple[Event, ...]:
+    """The order is at the broker, though it may have been given up."""
+    known = order.phase is Phase.LIVE or (order.resolved and order.final is not Final.NOT_PLACED)
+    return () if known else (OrderAccepted(tag=order.tag, order_id=order_id),)
+
+
+def not_sent(state: State, tag: Tag, reason: Denial, told: dict[str, str]) -> tuple[Event, ...]:
+    """We did not send the order."""
+    order = state.find(tag)
+    if order is None or order.phase is not Phase.SENDING:
+        return ()
+    denied = OrderDenied(kind=order.kind, reason=reason, facts=told, tag=tag)
+    return denied, OrderFinalized(tag=tag, final=Final.NOT_PLACED)
+
+
+def changing(state: State, asked: CancelRequested | ModifyRequested, answer: Changing) -> tuple[Event, ...]:
+    """The broker's answer to a cancel or a change; a good one says nothing that the book does not say better."""
+    order = state.find(asked.tag)
+    if order is None or order.resolved:
+        return ()
+    match answer:
+        case Done():
+            return ()
+        case Refused(reason):
+            why = reason
+        case Unanswered(text):
+            why = f"unanswered: {text}"
+    rejected = CancelRejected if isinstance(asked, CancelRequested) else ModifyRejected
+    return (rejected(tag=asked.tag, reason=why),)
+
+
+def booked(state: State, tag: Tag, row: BookOrder) -> tuple[Event, ...]:
+    """What the order book says of an order and the state does not know yet."""
+    order = state.find(tag)
+    if order is None:
+        return ()
+    events: list[Event] = []
+
+    def add(*more: Event) -> None:
+        nonlocal state
+        for event in more:
+            events.append(event)
+            state = evolve(state, event)
+
+    given_up = order.resolved and order.final is Final.NOT_PLACED
+    if given_up and row.status.terminal and row.filled == 0:
+        return ()  # it surfaced dead: nothing came of it
+    add(*accepted(order, row.order_id))
+    if row.filled > order.filled and row.average_price is not None:
+        add(OrderFilled(tag=tag, order_id=row.order_id, filled=row.filled, average_price=row.average_price))
+    now = state.find(tag)
+    if row.status.terminal and now is not None and not now.resolved:
+        add(*_ended(tag, row))
+    return tuple(events)
+
+
+def _ended(tag: Tag, row: BookOrder) -> tuple[Event, ...]:
+    def final(how: Final) -> OrderFinalized:
+        return OrderFinalized(tag=tag, final=how, filled=row.filled, average_price=row.average_price)
+
+    match row.status:
+        case BookStatus.COMPLETE:
+            return (final(Final.COMPLETE),)
+        case BookStatus.CANCELLED:
+            cancelled = OrderCancelled(tag=tag, order_id=row.order_id, filled=row.filled)
+            return cancelled, final(Final.CANCELLED)
+        case BookStatus.REJECTED:
+            reason = row.reason or "REJECTED"
+            rejected = OrderRejected(tag=tag, order_id=row.order_id, reason=reason, curable=row.curable, text=row.text)
+            return rejected, final(Final.REJECTED)
+        case BookStatus.OPEN:
+            return ()
+
+
+def absent(state: State, tag: Tag) -> tuple[Event, ...]:
+    """The book was read often and long enough, and the order is not there: it is given up (and stays watched)."""
+    order = state.find(tag)
+    if order is None or order.phase is not Phase.UNKNOWN:
+        return ()
+    return (OrderFinalized(tag=tag, final=Final.NOT_PLACED),)
