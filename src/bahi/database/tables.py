@@ -105,7 +105,7 @@ broker_accounts = Table(
     Column("status", String(16), nullable=False),
     Column("connected_at", Instant),
     Column("egress_proxy", Text),
-    CheckConstraint("status IN ('submitted', 'connected', 'failed', 'disconnected')", name="status"),
+    CheckConstraint("status IN ('connected', 'expired')", name="status"),
 )
 
 halts = Table(

@@ -154,9 +154,7 @@ def upgrade() -> None:
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("connected_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("egress_proxy", sa.Text(), nullable=True),
-        sa.CheckConstraint(
-            "status IN ('submitted', 'connected', 'failed', 'disconnected')", name=op.f("ck_broker_accounts_status")
-        ),
+        sa.CheckConstraint("status IN ('connected', 'expired')", name=op.f("ck_broker_accounts_status")),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_broker_accounts_user_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("user_id", name=op.f("pk_broker_accounts")),
     )

@@ -1,0 +1,36 @@
+"""The application: routers, what surrounds them, and the OpenAPI document."""
+
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from api.dependencies import Dependencies
+from api.middleware import BodyLimit, Metrics, Requests, SecurityHeaders
+from api.openapi import document
+from api.problems import HANDLERS
+from api.routes import auth, broker, halt, system
+
+__all__ = ["create_app"]
+
+
+def create_app(deps: Dependencies) -> FastAPI:
+    """The REST application of architecture §10. It opens and closes nothing: what it works with is the caller's."""
+    app = FastAPI(
+        title="bahi",
+        version=version("bahi"),
+        description="An event-sourced trading engine. Errors are RFC 9457 problem documents with a stable `code`.",
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers=HANDLERS,
+        redirect_slashes=False,
+    )
+    app.state.dependencies = deps
+    for resource in (auth, broker, halt, system):
+        app.include_router(resource.router)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit)
+    app.add_middleware(Metrics, registry=deps.registry)
+    app.add_middleware(Requests)
+    app.add_middleware(SecurityHeaders)
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
+    return app

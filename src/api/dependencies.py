@@ -1,0 +1,71 @@
+"""What `create_app` is given. The composition root makes one of these; a test makes another."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+
+from api.pages import Cursors
+from api.ports import Accounts, BrokerLogin, Halts, Idempotency, Readings, Sessions, Users
+from api.rate import AuthLimits, RateLimits
+from api.security.keys import SecretKeys
+from api.security.passwords import Passwords
+from api.security.tokens import AccessTokens
+from brokers.port import Instruments
+from domain.calendar import Calendar
+from domain.clock import Clock
+from domain.facts import Policy
+from eventstore.log import EventLog
+
+__all__ = ["Check", "Dependencies", "Deps"]
+
+Check = Callable[[], Awaitable[None]]
+"""Returns when its part of the engine is ready, raises when it is not; the message is shown to anybody."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dependencies:
+    """Everything the API works with. `logs` is by partition, `logins` by the broker's name."""
+
+    users: Users
+    sessions: Sessions
+    accounts: Accounts
+    halts: Halts
+    idempotency: Idempotency
+    readings: Readings
+    logs: Sequence[EventLog]
+    redis: "Redis"
+    keys: SecretKeys
+    logins: Mapping[str, BrokerLogin]
+    instruments: Instruments
+    calendar: Calendar
+    clock: Clock
+    policy: Policy = field(default_factory=Policy)
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    auth_limits: AuthLimits = field(default_factory=AuthLimits)
+    passwords: Passwords = field(default_factory=Passwords)
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    rate_limits: RateLimits = field(init=False)
+    tokens: AccessTokens = field(init=False)
+    cursors: Cursors = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rate_limits", RateLimits(self.redis, self.auth_limits))
+        object.__setattr__(self, "tokens", AccessTokens(self.keys))
+        object.__setattr__(self, "cursors", Cursors(self.keys))
+
+    def log_of(self, user_id: int) -> EventLog:
+        """The partition that everything of this user is in."""
+        return self.logs[user_id % len(self.logs)]
+
+
+def _dependencies(request: Request) -> Dependencies:
+    found = request.app.state.dependencies
+    assert isinstance(found, Dependencies)  # noqa: S101
+    return found
+
+
+Deps = Annotated[Dependencies, Depends(_dependencies)]

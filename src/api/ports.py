@@ -1,0 +1,310 @@
+"""What the API needs from the outside, each as narrow as it is used. PostgreSQL's side is in `bahi.database`."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from decimal import Decimal
+from typing import Protocol
+
+from msgspec import Struct
+
+from domain.events import Event
+from domain.values import Instant
+
+__all__ = [
+    "Accounts",
+    "Answered",
+    "ArchivedEvent",
+    "BrokerAccount",
+    "BrokerLogin",
+    "BrokerRefused",
+    "BusyKey",
+    "Credentials",
+    "EmailTaken",
+    "Halt",
+    "Halts",
+    "Idempotency",
+    "Log",
+    "LoggedIn",
+    "LoggedOut",
+    "OrderRow",
+    "OtherRequest",
+    "Readings",
+    "Reused",
+    "Rotated",
+    "Sessions",
+    "StrategyRow",
+    "Taken",
+    "User",
+    "Users",
+]
+
+
+# --- users and sessions ----------------------------------------------------------------------------------------------
+
+
+class EmailTaken(Exception):
+    """Somebody registered with this address before."""
+
+
+class User(Struct, frozen=True):
+    user_id: int
+    email: str
+    password_hash: str
+    role: str
+
+
+class Users(Protocol):
+    def registering(self, email: str, password_hash: str, role: str = "trader") -> AbstractAsyncContextManager[int]:
+        """A new user's id. The user exists once the block ends without an exception, and not at all otherwise.
+
+        Entering raises `EmailTaken`.
+        """
+        ...
+
+    async def by_email(self, email: str) -> User | None: ...
+
+    async def rehashed(self, user_id: int, password_hash: str) -> None: ...
+
+
+class Rotated(Struct, frozen=True):
+    """The refresh token was good and is used up now."""
+
+    user_id: int
+    role: str
+    family: str
+
+
+class Reused(Struct, frozen=True):
+    """The refresh token was used up before: one of two holders is a thief, so the whole family is revoked now."""
+
+    user_id: int
+    family: str
+
+
+class LoggedIn(Struct, frozen=True):
+    """Which login a call belongs to, as it is now, whatever the access token says."""
+
+    user_id: int
+    role: str
+    family: str
+
+
+class LoggedOut(Struct, frozen=True):
+    """The refresh token is unknown, expired or revoked."""
+
+
+class Sessions(Protocol):
+    """Refresh tokens by their digest. A login is a family of them, of which one is good at a time."""
+
+    async def open(self, user_id: int, family: str, token: bytes, lifetime: int) -> None:
+        """`lifetime` in seconds."""
+        ...
+
+    async def rotate(self, token: bytes, successor: bytes, lifetime: int) -> Rotated | Reused | LoggedOut: ...
+
+    async def close(self, token: bytes) -> None:
+        """Revoke the family of the token; nothing happens for an unknown one."""
+        ...
+
+    async def find(self, user_id: int, family: str) -> LoggedIn | None:
+        """None when the login has ended or the user is gone."""
+        ...
+
+
+# --- broker accounts -------------------------------------------------------------------------------------------------
+
+Credentials = Mapping[str, str]
+"""Names and secret values, as a broker wants them. Never logged, never answered, stored sealed."""
+
+
+class BrokerAccount(Struct, frozen=True):
+    """An account without its secrets."""
+
+    broker: str
+    status: str
+    broker_user_id: str | None
+    fingerprint: str
+    connected_at: dt.datetime | None
+    egress_proxy: str | None
+
+
+class Accounts(Protocol):
+    async def connect(
+        self,
+        user_id: int,
+        *,
+        broker: str,
+        broker_user_id: str,
+        credentials: Credentials,
+        fingerprint: str,
+        egress_proxy: str | None,
+    ) -> None:
+        """Store the account, its credentials sealed, in place of the one before."""
+        ...
+
+    async def get(self, user_id: int) -> BrokerAccount | None: ...
+
+    async def disconnect(self, user_id: int) -> bool:
+        """Forget the account and its credentials. False when there was none."""
+        ...
+
+
+class BrokerRefused(Exception):
+    """The broker does not take the credentials."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class BrokerLogin(Protocol):
+    async def authenticate(self, user_id: int, credentials: Credentials) -> tuple[str, Credentials]:
+        """Check the credentials with the broker: its id of the user, and what to keep. Raises `BrokerRefused`."""
+        ...
+
+
+# --- the kill switch -------------------------------------------------------------------------------------------------
+
+
+class Halt(Struct, frozen=True):
+    square_off: bool
+    reason: str
+    at: dt.datetime
+
+
+class Halts(Protocol):
+    async def set(self, user_id: int, *, square_off: bool, reason: str) -> Halt: ...
+
+    async def lift(self, user_id: int) -> bool:
+        """False when there was none."""
+        ...
+
+    async def get(self, user_id: int) -> Halt | None: ...
+
+
+# --- idempotency -----------------------------------------------------------------------------------------------------
+
+
+class Taken(Struct, frozen=True):
+    """The key is ours now: carry the request out. `reserved_id` is what an earlier attempt had set aside."""
+
+    reserved_id: int | None
+
+
+class Answered(Struct, frozen=True):
+    """The request was carried out before; this was the answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class OtherRequest(Struct, frozen=True):
+    """The key was used for another request."""
+
+
+class BusyKey(Struct, frozen=True):
+    """The same request is being carried out just now."""
+
+
+class Idempotency(Protocol):
+    async def take(self, user_id: int, key: str, digest: bytes) -> Taken | Answered | OtherRequest | BusyKey: ...
+
+    async def reserve(self, user_id: int, key: str, reserved_id: int) -> None:
+        """Remember an id for whoever carries the request out next, should we not come to answer."""
+        ...
+
+    async def answered(self, user_id: int, key: str, answer: Answered) -> None: ...
+
+    async def give_up(self, user_id: int, key: str) -> None:
+        """The request failed without an answer worth keeping: the next attempt may carry it out."""
+        ...
+
+
+# --- readings --------------------------------------------------------------------------------------------------------
+
+
+class StrategyRow(Struct, frozen=True, kw_only=True):
+    strategy_id: int
+    symbol: str
+    quantity: int
+    buy_time: dt.time
+    sell_time: dt.time
+    stop_loss: Decimal
+    product: str
+    market_protection: Decimal
+    status: str
+    position: str
+    session_date: dt.date | None
+    exit_reason: str | None
+    realised: Decimal | None
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+class OrderRow(Struct, frozen=True, kw_only=True):
+    tag: str
+    run: int
+    kind: str
+    side: str
+    symbol: str
+    product: str
+    quantity: int
+    filled: int
+    average_price: Decimal | None
+    order_id: str | None
+    status: str
+    reason: str | None
+    attempt: int
+    cause: str
+    intent_position: int
+    outcome_position: int | None
+    final_position: int | None
+    requested_at: dt.datetime
+    answered_at: dt.datetime | None
+    finalized_at: dt.datetime | None
+
+
+class ArchivedEvent(Struct, frozen=True):
+    partition: int
+    position: int
+    stream: str
+    version: int
+    recorded_at: Instant
+    envelope: bytes
+
+
+class Readings(Protocol):
+    """Pages of one user's things. Every reading names the user, so no row of another can come out."""
+
+    async def next_strategy_id(self) -> int: ...
+
+    async def strategies(self, user_id: int, *, before: int | None, limit: int) -> Sequence[StrategyRow]:
+        """The newest first, with ids below `before`."""
+        ...
+
+    async def orders(self, user_id: int, strategy_id: int, *, after: int, limit: int) -> Sequence[OrderRow]:
+        """In the order of their intents, whose positions are above `after`."""
+        ...
+
+    async def events(self, user_id: int, strategy_id: int, *, after: int, limit: int) -> Sequence[ArchivedEvent]:
+        """In the log's order, positions above `after`."""
+        ...
+
+
+# --- the log ---------------------------------------------------------------------------------------------------------
+
+
+class Log(Protocol):
+    async def append(
+        self,
+        event: Event,
+        *,
+        user_id: int,
+        strategy_id: int | None = None,
+        correlation_id: str = "",
+        dedupe: str | None = None,
+    ) -> int:
+        """Append one event that needs no state, to the partition of the user, and return its position."""
+        ...

@@ -1,0 +1,1 @@
+"""Who calls, and what must stay secret: keys, passwords, tokens, sealed boxes."""
