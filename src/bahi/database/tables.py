@@ -1,7 +1,7 @@
 """Every table, as SQLAlchemy Core. The migrations make them; a test holds the two equal.
 
-Three kinds: what only PostgreSQL knows (users, sessions, broker accounts, halts, idempotency keys), what is folded from
-the log and may be rebuilt (strategies, order_logs), and the log's own archive (events, with its checkpoint).
+Three kinds: what only PostgreSQL knows (users, sessions, broker accounts, halts, idempotency keys) is here; what is
+folded from the log and may be rebuilt is `projections.sql.tables`, the log's archive `eventstore.archive_tables`.
 """
 
 from sqlalchemy import (
@@ -9,24 +9,19 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    Date,
-    DateTime,
     ForeignKey,
-    Index,
-    Integer,
     LargeBinary,
-    MetaData,
-    Numeric,
     PrimaryKeyConstraint,
     Sequence,
     SmallInteger,
     String,
     Table,
     Text,
-    Time,
     func,
-    text,
 )
+
+from eventstore.archive_tables import Instant, checkpoint, events, log_identity, metadata
+from projections.sql.tables import order_logs, parked, strategies
 
 __all__ = [
     "broker_accounts",
@@ -44,20 +39,6 @@ __all__ = [
     "user_ids",
     "users",
 ]
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-Instant = DateTime(timezone=True)
-Exact = Numeric()
-"""As many digits as there are: an average price may lie off the tick grid."""
 
 user_ids = Sequence("user_ids", metadata=metadata)
 strategy_ids = Sequence("strategy_ids", metadata=metadata)
@@ -134,140 +115,4 @@ idempotency_keys = Table(
     Column("created_at", Instant, nullable=False, server_default=func.now()),
     Column("expires_at", Instant, nullable=False, index=True),
     PrimaryKeyConstraint("user_id", "key"),
-)
-
-
-# --- folded from the log: may be dropped and rebuilt -----------------------------------------------------------------
-
-strategies = Table(
-    "strategies",
-    metadata,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),
-    Column("user_id", BigInteger, nullable=False),
-    Column("partition", SmallInteger, nullable=False),
-    Column("symbol", Text, nullable=False),
-    Column("quantity", BigInteger, nullable=False),
-    Column("buy_time", Time, nullable=False),
-    Column("sell_time", Time, nullable=False),
-    Column("stop_loss", Exact, nullable=False),
-    Column("product", String(8), nullable=False),
-    Column("market_protection", Exact, nullable=False),
-    Column("status", String(16), nullable=False),
-    Column("position", String(16), nullable=False),
-    Column("run", BigInteger, nullable=False, server_default="0"),
-    Column("session_date", Date),
-    Column("buy_at", Instant),
-    Column("sell_at", Instant),
-    Column("open_quantity", BigInteger, nullable=False, server_default="0"),
-    Column("exit_reason", String(16)),
-    Column("realised", Exact),
-    # The strategy's version and the log's position of the last event folded into this row.
-    Column("version", BigInteger, nullable=False),
-    Column("log_position", BigInteger, nullable=False),
-    Column("created_at", Instant, nullable=False),
-    Column("updated_at", Instant, nullable=False),
-    Index("ix_strategies_user_id_id", "user_id", "id"),
-)
-
-order_logs = Table(
-    "order_logs",
-    metadata,
-    # One row per order, from intent to end.
-    Column("tag", String(20), primary_key=True),
-    Column("user_id", BigInteger, nullable=False),
-    Column("strategy_id", BigInteger, nullable=False),
-    Column("partition", SmallInteger, nullable=False),
-    Column("run", BigInteger, nullable=False),
-    Column("kind", String(16), nullable=False),
-    Column("side", String(4), nullable=False),
-    Column("symbol", Text, nullable=False),
-    Column("product", String(8), nullable=False),
-    Column("quantity", BigInteger, nullable=False),
-    Column("filled", BigInteger, nullable=False, server_default="0"),
-    Column("average_price", Exact),
-    Column("order_id", Text),
-    Column("status", String(16), nullable=False),
-    Column("reason", Text),
-    Column("attempt", Integer, nullable=False),
-    # The event that woke the decider.
-    Column("cause", Text, nullable=False),
-    # Where the order's story lies in the log.
-    Column("intent_position", BigInteger, nullable=False),
-    Column("outcome_position", BigInteger),
-    Column("final_position", BigInteger),
-    Column("requested_at", Instant, nullable=False),
-    Column("answered_at", Instant),
-    Column("finalized_at", Instant),
-    Index("ix_order_logs_strategy_id_intent_position", "strategy_id", "intent_position"),
-    Index("ix_order_logs_user_id_intent_position", "user_id", "intent_position"),
-    Index("ix_order_logs_order_id", "order_id"),
-)
-
-
-# --- the archive of the log ------------------------------------------------------------------------------------------
-
-events = Table(
-    "events",
-    metadata,
-    Column("partition", SmallInteger, nullable=False),
-    Column("position", BigInteger, nullable=False),
-    Column("stream", String(8), nullable=False),
-    # The strategy's version; 0 for an event that takes none.
-    Column("version", BigInteger, nullable=False),
-    # Microseconds since 1970, exactly as in the log; never runs backwards within a partition.
-    Column("recorded_at", BigInteger, nullable=False),
-    Column("type", Text, nullable=False),
-    Column("strategy_id", BigInteger),
-    Column("user_id", BigInteger),
-    # The envelope's bytes as they were in the stream: replay and seals read these, the other columns only find them.
-    Column("envelope", LargeBinary, nullable=False),
-    PrimaryKeyConstraint("partition", "position"),
-    Index(
-        "ix_events_strategy_id_position", "strategy_id", "position", postgresql_where=text("strategy_id IS NOT NULL")
-    ),
-    Index("ix_events_user_id_position", "user_id", "position", postgresql_where=text("user_id IS NOT NULL")),
-    Index("ix_events_recorded_at", "recorded_at"),
-)
-# Monthly partitioning, later and without moving a row: within a partition `recorded_at` and `position` rise together,
-# so a month is a range of positions too. Give this table a CHECK on its range of recorded_at and a unique index on
-# (partition, position, recorded_at), rename it, create `events` anew PARTITION BY RANGE (recorded_at) with that key,
-# and ATTACH the old table as its first part. Readers and the archive's writer name `events` and its columns only, so
-# they do not change.
-
-checkpoint = Table(
-    "checkpoint",
-    metadata,
-    # How far a follower has come. Written in the transaction that wrote what it stands for.
-    Column("name", Text, nullable=False),
-    Column("partition", SmallInteger, nullable=False),
-    Column("position", BigInteger, nullable=False),
-    Column("updated_at", Instant, nullable=False, server_default=func.now()),
-    PrimaryKeyConstraint("name", "partition"),
-)
-
-log_identity = Table(
-    "log_identity",
-    metadata,
-    # Which incarnation of the log this archive belongs to: a foreign or emptied Redis is recognised by it.
-    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
-    Column("epoch", Text, nullable=False),
-    Column("log_id", Text, nullable=False),
-    Column("created_at", Instant, nullable=False, server_default=func.now()),
-)
-
-parked = Table(
-    "parked",
-    metadata,
-    Column("partition", SmallInteger, nullable=False),
-    Column("position", BigInteger, nullable=False),
-    Column("stream", String(8), nullable=False),
-    Column("group", Text, nullable=False),
-    Column("error", Text, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("who", Text),
-    Column("why", Text),
-    Column("parked_at", Instant, nullable=False),
-    Column("settled_at", Instant),
-    PrimaryKeyConstraint("partition", "position", "group"),
-    CheckConstraint("state IN ('parked', 'retried', 'dismissed')", name="state"),
 )
