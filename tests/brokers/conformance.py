@@ -1,4 +1,4 @@
-"""What any adapter of the Broker port must do. A subclass of `BrokerConformance` gives a `harness` fixture and adds nothing.
+"""What any adapter of the Broker port must do: subclass `BrokerConformance` and give it a `harness` fixture.
 
 The tests own the time: nothing here sleeps, and a call that waits is driven on by `harness.answer`.
 """

@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -12,7 +12,7 @@ from brokers.paper.book import Book
 from brokers.paper.broker import PaperBroker
 from brokers.paper.exchange import Exchange
 from brokers.paper.plan import NEVER, THROTTLED, ChangeFault, Lost, Plan, Portion, Rejection, Script
-from brokers.port import Instruments, NotPlaced
+from brokers.port import BrokerUnavailable, Instruments, NotPlaced
 from domain.calendar import Calendar, instant, load_nse
 from domain.values import SECOND, Duration, Instant, OrderRequest, Price, Tick
 from simulation.clock import VirtualClock
@@ -49,12 +49,18 @@ class Market:
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
         self._ticks: dict[str, Tick] = {}
+        self.broken = False
+        self.when_asked: Callable[[], Awaitable[object]] | None = None
 
     def set(self, symbol: str, price: Price) -> Tick:
         self._ticks[symbol] = Tick(symbol, price, self._clock.now())
         return self._ticks[symbol]
 
     async def last(self, symbol: str) -> Tick | None:
+        if self.broken:
+            raise BrokerUnavailable("no price feed")
+        if self.when_asked is not None:
+            await self.when_asked()
         return self._ticks.get(symbol)
 
 
@@ -129,8 +135,19 @@ class World:
         self.book.close()
         self._open()
 
+    def lose_the_feed(self) -> None:
+        """From now on no price can be had."""
+        self.market.broken = True
+
     def close(self) -> None:
         self.book.close()
+
+
+async def until(condition: Callable[[], bool], task: asyncio.Future[Any]) -> None:
+    """Lets the task run until the condition holds."""
+    while not condition():
+        assert not task.done()
+        await asyncio.wait({task}, timeout=0)
 
 
 async def drive(clock: VirtualClock, call: Awaitable[T]) -> T:
