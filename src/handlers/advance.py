@@ -7,7 +7,7 @@ from handlers.decider import Turn, Wake, take_turn
 from handlers.desk import Desk
 
 
-async def advance(desk: Desk, strategy_id: int, user_id: int, wake: Wake) -> Turn:
+async def advance(desk: Desk, strategy_id: int, wake: Wake) -> Turn:
     """Decides and appends; the effects of the turn are the caller's to carry out, at once (`effects_of`).
 
     Raises LogUnavailable, LogLost; CorruptState, Undecidable and the like are poison.
@@ -19,4 +19,4 @@ async def advance(desk: Desk, strategy_id: int, user_id: int, wake: Wake) -> Tur
             return None
         return decision
 
-    return await take_turn(desk, strategy_id, user_id, decide, wake)
+    return await take_turn(desk, strategy_id, decide, wake)

@@ -62,6 +62,8 @@ class Turn(Struct, frozen=True):
     before: State
     decision: Decision | None
     result: AppendResult | None = None
+    story: tuple[tuple[Event, Wake], ...] = ()
+    """The events written, each with what it is the cause of: its own id and the correlation."""
 
     @property
     def written(self) -> bool:
@@ -72,9 +74,7 @@ class Turn(Struct, frozen=True):
         return self.decision.state if self.decision is not None and self.written else self.before
 
 
-async def take_turn(
-    desk: Desk, strategy_id: int, user_id: int, decide: Decide, wake: Wake, dedupe: Dedupe | None = None
-) -> Turn:
+async def take_turn(desk: Desk, strategy_id: int, decide: Decide, wake: Wake, dedupe: Dedupe | None = None) -> Turn:
     """One decision on the strategy's present state, written or found needless.
 
     Raises LogUnavailable (look again later), LogLost, CorruptState and whatever `decide` raises.
@@ -82,17 +82,17 @@ async def take_turn(
     lost = False
     day_spent = False
     while True:
-        state, facts = await desk.look(strategy_id, user_id, wake.event_id)
+        state, facts = await desk.look(strategy_id, wake.event_id)
         decision = decide(state, structs.replace(facts, day_spent=True) if day_spent else facts)
         if decision is None:
             return Turn(state, None)
         events = decision.events
         if lost and not events and state.unresolved:
             events = (LockConflict(woken_by=wake.event_id, held_by=state.lock_state),)
-        result = await _append(desk, user_id, state, decision, events, wake, dedupe)
+        story, result = await _append(desk, state, decision, events, wake, dedupe)
         match result:
             case Appended() | Duplicate():
-                return Turn(state, decision, result)
+                return Turn(state, decision, result, story)
             case NotPending():
                 return Turn(state, None, result)
             case Conflict():
@@ -107,7 +107,7 @@ async def take_turn(
                 at = next_window(facts.now, length)
                 wait = RuntimeWrite(wake_at=at if decision.wake_at is None else min(at, decision.wake_at))
                 waited = await desk.log.append(
-                    [], expected=state.version, runtime=wait, ack=wake.ack, strategy_id=strategy_id, user_id=user_id
+                    [], expected=state.version, runtime=wait, ack=wake.ack, strategy_id=strategy_id
                 )
                 if not isinstance(waited, Conflict):
                     return Turn(state, None, result)
@@ -122,31 +122,30 @@ def decided(state: State, events: Sequence[Event]) -> Decision:
 
 async def _append(
     desk: Desk,
-    user_id: int,
     state: State,
     decision: Decision,
     events: Sequence[Event],
     wake: Wake,
     dedupe: Dedupe | None,
-) -> AppendResult:
+) -> tuple[tuple[tuple[Event, Wake], ...], AppendResult]:
     log = desk.log
     intent = any(isinstance(event, Intent) for event in events)
-    first = log.ids.next()
-    correlation = wake.correlation_id or first
+    ids = [log.ids.next() for _ in events]
+    correlation = wake.correlation_id or (ids[0] if ids else "")
     new = [
         NewEvent(
             event,
             strategy_id=state.id,
-            user_id=user_id,
+            user_id=state.user_id,
             correlation_id=correlation,
             causation_id=wake.event_id,
-            event_id=first if i == 0 else "",
+            event_id=event_id,
         )
-        for i, event in enumerate(events)
+        for event, event_id in zip(events, ids, strict=True)
     ]
     if intent:
-        dedupe = Dedupe(log.keys.dedupe(f"intent:{first}"), first, ttl=600)
-    permits = desk.limits.permits(log.keys, user_id, events, desk.clock.now()) if desk.limits else ()
+        dedupe = Dedupe(f"intent:{ids[0]}", ids[0], ttl=600)
+    permits = desk.limits.permits(log.keys, state.user_id, events, desk.clock.now()) if desk.limits else ()
     write = encode_change(state, decision.state, decision.wake_at, keep_timer=decision.keep_timer)
 
     async def append() -> AppendResult:
@@ -159,10 +158,11 @@ async def _append(
             ack=wake.ack,
             entry=_has_entry(events),
             strategy_id=state.id,
-            user_id=user_id,
+            user_id=state.user_id,
         )
 
-    return await (persist(append, desk.clock) if intent else append())
+    story = tuple((event, Wake(event_id, correlation)) for event, event_id in zip(events, ids, strict=True))
+    return story, await (persist(append, desk.clock) if intent else append())
 
 
 def _has_entry(events: Sequence[Event]) -> bool:

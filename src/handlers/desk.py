@@ -25,17 +25,16 @@ class Desk(Struct, frozen=True, kw_only=True):
     brokers: Brokers
     limits: Limits | None = None
     """The broker's limits on orders per account; None when it has none."""
-    symbols: dict[int, str] = {}
-    """Symbols of strategies seen, so that state and price come in one round trip; a strategy's symbol never changes."""
+    known: dict[int, tuple[int, str]] = {}
+    """Owner and symbol of strategies seen, so that everything comes in one round trip; neither ever changes."""
 
-    async def look(self, strategy_id: int, user_id: int, cause: str = "") -> tuple[State, Facts]:
-        """The strategy and the world, as of one moment. Raises LogUnavailable, CorruptState."""
-        symbol = self.symbols.get(strategy_id)
+    async def look(self, strategy_id: int, cause: str = "") -> tuple[State, Facts]:
+        """The strategy and the world, as of one moment. Raises LogUnavailable, CorruptState, NoStrategy."""
+        if strategy_id not in self.known:
+            await self._meet(strategy_id)
+        user_id, symbol = self.known[strategy_id]
         loaded = await self.log.load(strategy_id, user_id=user_id, symbol=symbol)
         state = decode_state(strategy_id, loaded.strategy, loaded.runtime)
-        if symbol is None and state.symbol:
-            self.symbols[strategy_id] = state.symbol
-            return await self.look(strategy_id, user_id, cause)
         price = decode_price(loaded.price)
         return state, Facts(
             now=self.clock.now(),
@@ -49,6 +48,17 @@ class Desk(Struct, frozen=True, kw_only=True):
             instrument=self.instruments.find(state.symbol),
             cause=cause,
         )
+
+    async def _meet(self, strategy_id: int) -> None:
+        loaded = await self.log.load(strategy_id)
+        if not loaded.strategy:
+            raise NoStrategy(f"strategy {strategy_id} is not in this log")
+        state = decode_state(strategy_id, loaded.strategy, loaded.runtime)
+        self.known[strategy_id] = (state.user_id, state.symbol)
+
+
+class NoStrategy(LookupError):
+    """There is no such strategy in this partition of the log."""
 
 
 def decode_halt(latch: bytes | None) -> Halt | None:

@@ -15,39 +15,38 @@ from domain.facts import Facts
 from domain.strategy import State
 from domain.values import Denial, Kind
 from handlers import outcomes
-from handlers.decider import Wake, decided, persist, take_turn
+from handlers.decider import Turn, Wake, decided, persist, take_turn
 from handlers.desk import Desk
 
 Effect = Intent | CancelRequested | ModifyRequested
 log = structlog.get_logger(__name__)
 
 
-def effects_of(decision: Decision) -> list[Effect]:
-    """What the decision asks of the broker, in its order."""
-    return [event for event in decision.events if isinstance(event, Effect)]
+def effects_of(turn: Turn) -> list[tuple[Effect, Wake]]:
+    """What the turn asks of the broker, in its order, each with the cause that its outcome is to name."""
+    return [(event, cause) for event, cause in turn.story if isinstance(event, Effect)] if turn.written else []
 
 
-async def carry_out(desk: Desk, strategy_id: int, user_id: int, effect: Effect, wake: Wake) -> None:
+async def carry_out(desk: Desk, state: State, effect: Effect, cause: Wake) -> None:
     """Asks the broker once and appends what came of it. An exit is never held back by anything but its deadline."""
     if isinstance(effect, Intent):
-        events = await _send(desk, strategy_id, user_id, effect)
+        events = await _send(desk, state.id, state.user_id, effect)
     else:
-        events = await _change(desk, user_id, effect)
-    await record(desk, strategy_id, user_id, events, wake)
+        events = await _change(desk, state.user_id, effect)
+    await record(desk, state.id, events, cause)
 
 
 Events = Callable[[State, Facts], tuple[Event, ...]]
 
 
-async def record(desk: Desk, strategy_id: int, user_id: int, events: Events, wake: Wake) -> State:
+async def record(desk: Desk, strategy_id: int, events: Events, cause: Wake) -> State:
     """Appends what a state lacks, until the log takes it. Nothing is written when it lacks nothing."""
 
     def decide(state: State, facts: Facts) -> Decision | None:
         lacking = events(state, facts)
         return decided(state, lacking) if lacking else None
 
-    story = Wake(wake.event_id, wake.correlation_id)
-    turn = await persist(lambda: take_turn(desk, strategy_id, user_id, decide, story), desk.clock)
+    turn = await persist(lambda: take_turn(desk, strategy_id, decide, cause), desk.clock)
     return turn.state
 
 
@@ -56,7 +55,7 @@ async def _send(desk: Desk, strategy_id: int, user_id: int, intent: Intent) -> E
     if now > intent.deadline:
         told = {"deadline": str(intent.deadline), "now": str(now)}
         return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.TOO_LATE, told)
-    if intent.kind is Kind.BUY and (reason := await _halted(desk, strategy_id, user_id)) is not None:
+    if intent.kind is Kind.BUY and (reason := await _halted(desk, strategy_id)) is not None:
         return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.HALTED, {"reason": reason})
     broker = await desk.brokers.of(user_id)
     if broker is None:
@@ -66,10 +65,10 @@ async def _send(desk: Desk, strategy_id: int, user_id: int, intent: Intent) -> E
     return lambda state, facts: outcomes.placing(state, intent, answer, facts)
 
 
-async def _halted(desk: Desk, strategy_id: int, user_id: int) -> str | None:
+async def _halted(desk: Desk, strategy_id: int) -> str | None:
     """Why an entry may not go out. A latch that cannot be read fails closed."""
     try:
-        _, facts = await desk.look(strategy_id, user_id)
+        _, facts = await desk.look(strategy_id)
     except Exception as error:
         return f"the latch cannot be read: {error}"
     return facts.halt.reason if facts.halt is not None else None

@@ -1,0 +1,39 @@
+"""Which strategies there are: a user's, a symbol's armed ones, or all of a partition."""
+
+from collections.abc import AsyncIterator
+
+from eventstore.errors import outages
+from eventstore.log import EventLog
+
+__all__ = ["all_strategies", "symbol_strategies", "user_strategies"]
+
+
+async def user_strategies(log: EventLog, user_id: int) -> list[int]:
+    """All strategies of a user, ascending. Raises LogUnavailable."""
+    return await _members(log, log.keys.user_strategies(user_id))
+
+
+async def symbol_strategies(log: EventLog, symbol: str) -> list[int]:
+    """The strategies that have, or may soon have, a position in a symbol, ascending. Raises LogUnavailable."""
+    return await _members(log, log.keys.symbol_strategies(symbol))
+
+
+async def all_strategies(log: EventLog) -> AsyncIterator[list[int]]:
+    """Every strategy of the partition that existed throughout, in pages without order. Raises LogUnavailable."""
+    prefix = log.keys.strategy(0)[:-1]
+    pattern = prefix.replace("{", "\\{").replace("[", "\\[") + "[0-9]*"
+    cursor = b"0"
+    while True:
+        with outages():
+            cursor, found = await log.redis.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", 512)
+        page = [int(key[len(prefix) :]) for key in found if key[len(prefix) :].isdigit()]
+        if page:
+            yield page
+        if cursor in (b"0", 0):
+            return
+
+
+async def _members(log: EventLog, key: str) -> list[int]:
+    with outages():
+        members = await log.redis.execute_command("SMEMBERS", key)
+    return sorted(int(member) for member in members)

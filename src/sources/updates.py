@@ -1,0 +1,158 @@
+"""Broker order updates: when to read which account's order book.
+
+Hints come from the broker (push) and from the log (an order was sent); while an account has open orders its book is
+read at least every second, and now and then in any case, for orders that surface and for those that are not ours.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+import structlog
+
+from brokers.port import BrokerError, Brokers
+from domain.clock import Clock
+from domain.events import Intent, OrderAccepted, OrderFilled, OrderFinalized
+from domain.strategy import State
+from domain.values import SECOND, Duration, Final, Tag
+from eventstore.envelope import Recorded
+
+Poll = Callable[[int, frozenset[int]], Awaitable[int]]
+"""Reads the book of a user, some of whose strategies have unresolved orders; answers how many events came of it."""
+
+OPEN_PERIOD: Duration = SECOND
+WATCH_PERIOD: Duration = 15 * SECOND
+IDLE_PERIOD: Duration = 60 * SECOND
+
+log = structlog.get_logger(__name__)
+
+
+class OpenOrders:
+    """A fold of the log: which accounts have unresolved orders, and which have given up some that may surface."""
+
+    def __init__(self) -> None:
+        self.open: defaultdict[int, dict[Tag, int]] = defaultdict(dict)
+        self.given_up: defaultdict[int, set[Tag]] = defaultdict(set)
+
+    def start(self, states: Iterable[State]) -> None:
+        """Begins from loaded states."""
+        for state in states:
+            for order in (*state.past.values(), *([state.order] if state.order else [])):
+                if not order.resolved:
+                    self.open[state.user_id][order.tag] = state.id
+                elif order.final is Final.NOT_PLACED:
+                    self.given_up[state.user_id].add(order.tag)
+
+    def apply(self, recorded: Recorded) -> int | None:
+        """The user whose book is worth a look now, if any."""
+        user_id = recorded.user_id
+        match recorded.event:
+            case Intent(tag=tag) | OrderAccepted(tag=tag):
+                self.open[user_id][tag] = recorded.strategy_id
+                return user_id
+            case OrderFilled(tag=tag) if tag in self.given_up[user_id]:
+                self.open[user_id][tag] = recorded.strategy_id
+                return user_id
+            case OrderFinalized(tag=tag, final=final):
+                self.open[user_id].pop(tag, None)
+                if final is Final.NOT_PLACED:
+                    self.given_up[user_id].add(tag)
+                return None
+            case _:
+                return None
+
+    def strategies(self, user_id: int) -> frozenset[int]:
+        return frozenset(self.open[user_id].values())
+
+    def period(self, user_id: int) -> Duration:
+        """How long the book may go unread."""
+        if self.open[user_id]:
+            return OPEN_PERIOD
+        return WATCH_PERIOD if self.given_up[user_id] else IDLE_PERIOD
+
+
+class Updates:
+    """Reads every connected account's book when there is reason to. `run` for ever, or `step` for simulations."""
+
+    def __init__(self, *, brokers: Brokers, clock: Clock, poll: Poll, orders: OpenOrders) -> None:
+        self._brokers = brokers
+        self._clock = clock
+        self._poll = poll
+        self._orders = orders
+        self._hints: dict[int, asyncio.Event] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._stopping = asyncio.Event()
+
+    async def run(self, events: AsyncIterator[Recorded]) -> None:
+        """`events` follows the log from where the orders were loaded. Ends after `stop`."""
+        async with asyncio.TaskGroup() as group:
+            follower = group.create_task(self._follow(events, group))
+            group.create_task(self._mind_connections(group))
+            await self._stopping.wait()
+            follower.cancel()
+            for task in self._tasks.values():
+                task.cancel()
+
+    async def stop(self) -> None:
+        self._stopping.set()
+
+    async def step(self) -> int:
+        """One reading for every account with open orders. Zero: nothing new."""
+        written = 0
+        for user_id in sorted(user for user, orders in self._orders.open.items() if orders):
+            written += await self._poll(user_id, self._orders.strategies(user_id))
+        return written
+
+    async def watch(self, user_ids: Iterable[int]) -> int:
+        """A reading of these accounts, whether or not they have open orders."""
+        return sum([await self._poll(user_id, self._orders.strategies(user_id)) for user_id in user_ids])
+
+    async def _follow(self, events: AsyncIterator[Recorded], group: asyncio.TaskGroup) -> None:
+        async for recorded in events:
+            user_id = self._orders.apply(recorded)
+            if user_id is not None:
+                self._account(user_id, group).set()
+
+    async def _mind_connections(self, group: asyncio.TaskGroup) -> None:
+        while not self._stopping.is_set():
+            for user_id in await self._brokers.connected():
+                self._account(user_id, group)
+            await _either(self._stopping.wait(), self._clock.sleep(5 * SECOND))
+
+    def _account(self, user_id: int, group: asyncio.TaskGroup) -> asyncio.Event:
+        if user_id not in self._hints:
+            self._hints[user_id] = asyncio.Event()
+            self._tasks[user_id] = group.create_task(self._mind(user_id), name=f"account {user_id}")
+        return self._hints[user_id]
+
+    async def _mind(self, user_id: int) -> None:
+        """One account: push hints wake the reading, and time does."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen(user_id))
+            while not self._stopping.is_set():
+                hint = self._hints[user_id]
+                await _either(hint.wait(), self._clock.sleep(self._orders.period(user_id)))
+                hint.clear()
+                await self._poll(user_id, self._orders.strategies(user_id))
+
+    async def _listen(self, user_id: int) -> None:
+        while not self._stopping.is_set():
+            broker = await self._brokers.of(user_id)
+            if broker is not None:
+                try:
+                    async for _ in broker.updates():
+                        self._hints[user_id].set()
+                except BrokerError as error:
+                    log.warning("no_push", user_id=user_id, why=str(error))
+            await self._clock.sleep(5 * SECOND)
+
+
+async def _either(*waits: Awaitable[object]) -> None:
+    """Until the first is over; the others are given up."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
