@@ -13,7 +13,7 @@ from starlette.responses import Response
 from domain.calendar import EXCHANGE_ZONE, wall
 from domain.values import Instant
 
-__all__ = ["encode", "json", "local", "moment", "plain", "tagged"]
+__all__ = ["encode", "json", "local", "moment", "plain", "tagged", "wall"]
 
 _encoder: Final = msgspec.json.Encoder(decimal_format="number")
 encode = _encoder.encode

@@ -8,7 +8,7 @@ from api.dependencies import Dependencies
 from api.middleware import BodyLimit, Metrics, Requests, SecurityHeaders
 from api.openapi import document
 from api.problems import HANDLERS
-from api.routes import auth, broker, halt, system
+from api.routes import auth, broker, halt, strategy, system
 
 __all__ = ["create_app"]
 
@@ -25,7 +25,7 @@ def create_app(deps: Dependencies) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.dependencies = deps
-    for resource in (auth, broker, halt, system):
+    for resource in (auth, broker, strategy, halt, system):
         app.include_router(resource.router)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit)

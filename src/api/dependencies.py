@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from api.pages import Cursors
-from api.ports import Accounts, BrokerLogin, Halts, Idempotency, Readings, Sessions, Users
+from api.ports import Accounts, BrokerLogin, Halts, Idempotency, Readings, Sessions, Strategies, Users
 from api.rate import AuthLimits, RateLimits
 from api.security.keys import SecretKeys
 from api.security.passwords import Passwords
@@ -36,6 +36,7 @@ class Dependencies:
     halts: Halts
     idempotency: Idempotency
     readings: Readings
+    strategies: Strategies
     logs: Sequence[EventLog]
     redis: "Redis"
     keys: SecretKeys
@@ -60,6 +61,14 @@ class Dependencies:
     def log_of(self, user_id: int) -> EventLog:
         """The partition that everything of this user is in."""
         return self.logs[user_id % len(self.logs)]
+
+    def public_position(self, user_id: int, position: int) -> str:
+        """A position of the user's log, as the outside names it."""
+        return self.position_in(user_id % len(self.logs), position)
+
+    def position_in(self, partition: int, position: int) -> str:
+        """`position`, and `partition-position` where there is more than one partition."""
+        return str(position) if len(self.logs) == 1 else f"{partition}-{position}"
 
 
 def _dependencies(request: Request) -> Dependencies:

@@ -1,7 +1,7 @@
 """What the API needs from the outside, each as narrow as it is used. PostgreSQL's side is in `bahi.database`."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from typing import Protocol
@@ -9,7 +9,10 @@ from typing import Protocol
 from msgspec import Struct
 
 from domain.events import Event
+from domain.facts import Facts
+from domain.strategy import State
 from domain.values import Instant
+from eventstore.envelope import Dedupe
 
 __all__ = [
     "Accounts",
@@ -20,11 +23,11 @@ __all__ = [
     "BrokerRefused",
     "BusyKey",
     "Credentials",
+    "Decide",
     "EmailTaken",
     "Halt",
     "Halts",
     "Idempotency",
-    "Log",
     "LoggedIn",
     "LoggedOut",
     "OrderRow",
@@ -33,8 +36,10 @@ __all__ = [
     "Reused",
     "Rotated",
     "Sessions",
+    "Strategies",
     "StrategyRow",
     "Taken",
+    "UnknownStrategy",
     "User",
     "Users",
 ]
@@ -187,9 +192,11 @@ class Halts(Protocol):
 
 
 class Taken(Struct, frozen=True):
-    """The key is ours now: carry the request out. `reserved_id` is what an earlier attempt had set aside."""
+    """The key is ours now: carry the request out. `again`: somebody began before us and did not come to answer;
+    `reserved_id` is the id that was set aside then."""
 
-    reserved_id: int | None
+    again: bool = False
+    reserved_id: int | None = None
 
 
 class Answered(Struct, frozen=True):
@@ -272,6 +279,7 @@ class ArchivedEvent(Struct, frozen=True):
     stream: str
     version: int
     recorded_at: Instant
+    type: str
     envelope: bytes
 
 
@@ -293,18 +301,28 @@ class Readings(Protocol):
         ...
 
 
-# --- the log ---------------------------------------------------------------------------------------------------------
+# --- strategies ------------------------------------------------------------------------------------------------------
+
+Decide = Callable[[State, Facts], Sequence[Event]]
+"""The events of a request on a strategy's state; what it raises refuses the request."""
 
 
-class Log(Protocol):
-    async def append(
-        self,
-        event: Event,
-        *,
-        user_id: int,
-        strategy_id: int | None = None,
-        correlation_id: str = "",
-        dedupe: str | None = None,
-    ) -> int:
-        """Append one event that needs no state, to the partition of the user, and return its position."""
+class UnknownStrategy(LookupError):
+    """There is no strategy of this id in the user's partition."""
+
+
+class Strategies(Protocol):
+    """Strategies as the log has them at this moment, in the partition of a user; whose they are, the state says."""
+
+    async def look(self, strategy_id: int, user_id: int) -> State:
+        """Raises UnknownStrategy, LogUnavailable."""
+        ...
+
+    async def turn(
+        self, strategy_id: int, user_id: int, decide: Decide, *, correlation_id: str, dedupe: Dedupe | None = None
+    ) -> None:
+        """Load, decide, append the events; on a conflict, again.
+
+        Raises UnknownStrategy, LogUnavailable, and whatever `decide` raises.
+        """
         ...

@@ -29,6 +29,8 @@ B = TypeVar("B", bound=models.Request)
 
 _log = structlog.get_logger(__name__)
 
+_REMEMBERED: Final = 23 * 3600
+"""Seconds that the log knows a key: less than PostgreSQL does, which therefore always recognises it first."""
 _REPLAYED: Final = {"Idempotency-Replayed": "true"}
 
 IdempotencyKey = Annotated[
@@ -53,6 +55,8 @@ class Write(Generic[B]):
     request_id: str
     key: str | None = None
     digest: bytes = b""
+    again: bool = False
+    """An earlier attempt with this key began and did not come to answer: it may have been carried out."""
     reserved_id: int | None = None
 
     @property
@@ -63,7 +67,8 @@ class Write(Generic[B]):
         """Makes the append of this write repeatable, when the caller sent a key."""
         if self.key is None:
             return None
-        return Dedupe(f"api:{self.user_id}:{what}:{hashlib.sha256(self.key.encode()).hexdigest()}", self.digest.hex())
+        name = f"api:{self.user_id}:{what}:{hashlib.sha256(self.key.encode()).hexdigest()}"
+        return Dedupe(name, self.digest.hex(), _REMEMBERED)
 
     async def reserve_id(self) -> int:
         """The id of the strategy that this write creates: the same one, however often it is attempted."""
@@ -116,8 +121,8 @@ async def _once(action: Action[Any], attempt: Write[Any]) -> Response:
         case BusyKey():
             detail = "the request with this Idempotency-Key is being carried out"
             raise Problem(409, "IDEMPOTENCY_KEY_BUSY", detail, headers={"Retry-After": "1"})
-        case Taken(reserved_id):
-            attempt.reserved_id = reserved_id
+        case Taken() as taken:
+            attempt.again, attempt.reserved_id = taken.again, taken.reserved_id
     try:
         response = await action(attempt)
     except Problem as problem:

@@ -1,22 +1,20 @@
 """The installation's secret keys, newest first. Each purpose has subkeys of its own, derived from them."""
 
-import base64
-import binascii
-import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-__all__ = ["SecretKeyError", "SecretKeys", "UnknownKey"]
+__all__ = ["SHORTEST", "SecretKeyError", "SecretKeys", "UnknownKey"]
 
-_ENTRY = re.compile(r"(?P<id>[A-Za-z0-9._-]{1,32}):(?P<key>[A-Za-z0-9+/_=-]+)")
+SHORTEST = 32
+"""Characters. A key is a random text: it is not stretched as a password would have to be."""
 
 
 class SecretKeyError(ValueError):
-    """BAHI_SECRET_KEYS cannot be used; the message says why and holds no key."""
+    """The keys cannot be used; the message says why and holds no key."""
 
 
 class UnknownKey(LookupError):
@@ -24,47 +22,32 @@ class UnknownKey(LookupError):
 
     def __init__(self, key_id: str, known: tuple[str, ...]) -> None:
         super().__init__(
-            f"key {key_id!r} is not in BAHI_SECRET_KEYS (known: {', '.join(known)}); add it back to read this"
+            f"it was sealed with key {key_id!r}, which is not in BAHI_SECRET_KEYS (those are {', '.join(known)}); "
+            "put that key back behind the newest one, or the secret cannot be read"
         )
         self.key_id = key_id
 
 
 class SecretKeys:
-    """The keys by id. The first one seals and signs; all of them open and verify."""
+    """The first key seals and signs, all of them open and verify. A key's id is derived from it and reveals nothing."""
 
-    def __init__(self, keys: dict[str, bytes]) -> None:
-        if not keys:
-            raise SecretKeyError("BAHI_SECRET_KEYS is empty; it needs at least one ID:BASE64")
-        self._keys = dict(keys)
-
-    @classmethod
-    def parse(cls, text: str) -> "SecretKeys":
-        """`ID:BASE64,ID:BASE64`, newest first; a key is 32 bytes, in either base64. Raises `SecretKeyError`."""
-        keys: dict[str, bytes] = {}
-        for number, entry in enumerate((entry.strip() for entry in text.split(",") if entry.strip()), 1):
-            found = _ENTRY.fullmatch(entry)
-            if found is None:
+    def __init__(self, keys: Iterable[str]) -> None:
+        """Texts of BAHI_SECRET_KEYS, newest first. Raises `SecretKeyError`."""
+        self._keys: dict[str, bytes] = {}
+        for number, text in enumerate(keys, 1):
+            if len(text) < SHORTEST:
                 raise SecretKeyError(
-                    f"BAHI_SECRET_KEYS, entry {number}: expected ID:BASE64, the id of 1–32 [A-Za-z0-9._-]"
+                    f"key {number} of BAHI_SECRET_KEYS has {len(text)} characters, at least {SHORTEST}"
                 )
-            encoded = found["key"].replace("+", "-").replace("/", "_").rstrip("=")
-            try:
-                key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
-            except binascii.Error:
-                raise SecretKeyError(f"BAHI_SECRET_KEYS, entry {number} ({found['id']}): not base64") from None
-            if len(key) != 32:
-                raise SecretKeyError(
-                    f"BAHI_SECRET_KEYS, entry {number} ({found['id']}): 32 bytes wanted, got {len(key)}"
-                )
-            if found["id"] in keys:
-                raise SecretKeyError(f"BAHI_SECRET_KEYS: the id {found['id']} is there twice")
-            keys[found["id"]] = key
-        return cls(keys)
+            key = text.encode()
+            self._keys[_derive(key, "key id").hex()[:8]] = key
+        if not self._keys:
+            raise SecretKeyError("BAHI_SECRET_KEYS is empty; it needs at least one key")
 
     @staticmethod
-    def generate(key_id: str) -> str:
-        """A new entry for BAHI_SECRET_KEYS."""
-        return f"{key_id}:{secrets.token_urlsafe(32)}"
+    def generate() -> str:
+        """A new key for BAHI_SECRET_KEYS."""
+        return secrets.token_urlsafe(32)
 
     @property
     def newest(self) -> str:

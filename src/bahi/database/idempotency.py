@@ -32,7 +32,7 @@ class SqlIdempotency:
             expired = keys.c.expires_at <= now
             new = added.on_conflict_do_update(index_elements=["user_id", "key"], set_=renewed, where=expired)
             if (await connection.execute(new.returning(keys.c.key))).first() is not None:
-                return Taken(None)
+                return Taken()
             row = (await connection.execute(select(keys).where(_is(user_id, key)).with_for_update())).one()
             if row.digest != digest:
                 return OtherRequest()
@@ -43,7 +43,7 @@ class SqlIdempotency:
             ours = update(keys).where(_is(user_id, key), held).values(locked_until=now + LOCK)
             if (await connection.execute(ours)).rowcount == 0:
                 return BusyKey()
-            return Taken(row.reserved_id)
+            return Taken(again=True, reserved_id=row.reserved_id)
 
     async def reserve(self, user_id: int, key: str, reserved_id: int) -> None:
         await self._set(user_id, key, reserved_id=reserved_id)
