@@ -53,7 +53,7 @@ async def test_a_request_that_breaks_a_rule_is_refused_with_its_reason(change: d
     assert await world.broker().orders() == []
 
 
-@pytest.mark.parametrize("protection", [Decimal(0), Decimal("100.01"), Decimal(-2)])
+@pytest.mark.parametrize("protection", [Decimal(0), Decimal("100.01"), Decimal(-2), Decimal("NaN")])
 async def test_a_market_order_needs_a_market_protection(protection: Decimal) -> None:
     world = World()
     await world.set_price(SBIN, PRICE)

@@ -4,14 +4,14 @@ One `Exchange` per process serves all accounts. Every public method is at most t
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from decimal import Decimal
 from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from brokers.paper.book import Book
-from brokers.paper.matching import Fill, Order, filled_by, next_due, on_grid, protected_limit, settle
+from brokers.paper.checks import change_refused, limit_of
+from brokers.paper.matching import Fill, Order, filled_by, next_due, settle
 from brokers.paper.plan import SESSION_EXPIRED, ChangeFault, NoFaults, Plan, Script
 from brokers.paper.rows import Rows
 from brokers.port import (
@@ -20,7 +20,6 @@ from brokers.port import (
     BrokerUnavailable,
     Changing,
     Done,
-    Instrument,
     Instruments,
     NotPlaced,
     Placing,
@@ -31,14 +30,7 @@ from domain.calendar import Calendar, Session, UnknownYear, wall
 from domain.clock import Clock
 from domain.values import Duration, Instant, OrderRequest, Price, Tick
 
-__all__ = ["AUTOMATIC_PROTECTION", "MAX_MODIFICATIONS", "Exchange", "LastPrice", "News"]
-
-AUTOMATIC_PROTECTION = Decimal(2)
-"""The percentage that stands for a market protection of −1."""
-MAX_MODIFICATIONS = 25
-"""Kite: an order can be modified so often, then it must be cancelled and placed again."""
-TAG_LENGTH = 20
-"""Kite: longer tags are rejected, not cut."""
+__all__ = ["Exchange", "LastPrice", "News"]
 
 
 class LastPrice(Protocol):
@@ -97,7 +89,7 @@ class Exchange:
         prices = await self._prices_for(account, order_id)
 
         def change(rows: Rows, order: Order) -> Changing:
-            if (refused := self._check_change(order, price)) is not None:
+            if (refused := change_refused(order, price, self._instruments.find(order.symbol))) is not None:
                 return refused
             order = replace(order, limit=price, released=True, modifications=order.modifications + 1)
             self._write_settled(rows, order, self.clock.now(), prices.get(order.symbol), always=True)
@@ -176,10 +168,11 @@ class Exchange:
             _fail_readings(rows, account, script.failed_readings, now, now + script.dark)
         if script.refuse is not None:
             return script.refuse, script.latency
-        checked = self._check(request, now, last)
-        if isinstance(checked, NotPlaced):
-            return checked, script.latency
-        order_id = self._book_order(rows, account, request, checked, script, now, last)
+        instrument = self._instruments.find(request.symbol)
+        limit = limit_of(request, instrument, last, trading=self._trading(now))
+        if isinstance(limit, NotPlaced):
+            return limit, script.latency
+        order_id = self._book_order(rows, account, request, limit, script, now, last)
         if script.lost is not None:
             return Unanswered("the request timed out; check the order book"), script.lost.timeout
         return Accepted(str(order_id)), script.latency
@@ -297,42 +290,6 @@ class Exchange:
         known = order_id.isascii() and order_id.isdecimal() and len(order_id) < 19
         return rows.find(account, int(order_id), now) if known else None
 
-    # --- the broker's checks
-
-    def _check(self, request: OrderRequest, now: Instant, last: Tick | None) -> Price | NotPlaced:
-        """The order's limit price, or why it is not taken."""
-        instrument = self._instruments.find(request.symbol)
-        if instrument is None:
-            return _refusal("INSTRUMENT", f"unknown instrument {request.symbol}")
-        if request.quantity <= 0 or request.quantity % instrument.lot:
-            return _refusal("LOT_SIZE", f"quantity {request.quantity} is not a multiple of the lot {instrument.lot}")
-        if request.quantity > instrument.freeze:
-            return _refusal(
-                "FREEZE_QUANTITY", f"quantity {request.quantity} exceeds the freeze quantity {instrument.freeze}"
-            )
-        if not (len(request.tag) <= TAG_LENGTH and request.tag.isascii() and request.tag.isalnum()):
-            return _refusal("TAG", f"tag {request.tag!r}: up to {TAG_LENGTH} letters and digits")
-        if not self._trading(now):
-            return _refusal("MARKET_CLOSED", "the market is closed")
-        if request.price is not None:
-            return _price_refusal(request.price, instrument) or request.price
-        protection = AUTOMATIC_PROTECTION if request.market_protection == -1 else request.market_protection
-        if not 0 < protection <= 100:
-            return _refusal("MARKET_PROTECTION", f"market protection {protection}: −1, or above 0 up to 100 %")
-        if last is None:
-            return NotPlaced(reason="NO_PRICE", curable=True, text=f"{request.symbol} has not traded yet")
-        limit = protected_limit(request.side, last.price, protection, instrument.tick_size)
-        if instrument.upper_circuit is not None:
-            limit = min(limit, instrument.upper_circuit)
-        return limit if instrument.lower_circuit is None else max(limit, instrument.lower_circuit)
-
-    def _check_change(self, order: Order, price: Price) -> Refused | None:
-        if order.modifications >= MAX_MODIFICATIONS:
-            return Refused("MODIFICATIONS")
-        instrument = self._instruments.find(order.symbol)
-        refusal = None if instrument is None else _price_refusal(price, instrument)
-        return None if refusal is None else Refused(refusal.reason)
-
     # --- the market
 
     async def _prices_of(self, symbols: Iterable[str]) -> dict[str, Price]:
@@ -359,21 +316,6 @@ class Exchange:
             except UnknownYear:
                 self._session = None
         return self._session
-
-
-def _refusal(reason: str, text: str) -> NotPlaced:
-    return NotPlaced(reason=reason, curable=False, text=text)
-
-
-def _price_refusal(price: Price, instrument: Instrument) -> NotPlaced | None:
-    if not price.is_finite() or price <= 0:
-        return _refusal("PRICE", f"price {price} is not above 0")
-    if not on_grid(price, instrument.tick_size):
-        return _refusal("TICK_SIZE", f"price {price} is not a multiple of the tick {instrument.tick_size}")
-    low, high = instrument.lower_circuit, instrument.upper_circuit
-    if (low is not None and price < low) or (high is not None and price > high):
-        return _refusal("CIRCUIT", f"price {price} is outside the day's range {low} to {high}")
-    return None
 
 
 def _next_attempt(order: Order, *, modifying: bool) -> tuple[Order, ChangeFault]:
