@@ -56,10 +56,11 @@ def cases(event: Event) -> tuple[Case, ...] | None:
         case StrategyStopRequested():
             asked: dict[str, object] = {
                 "stop_requested": True,
-                "square_off": event.square_off,
                 "stop_reason": event.reason,
                 "start_requested": False,
             }
+            if event.square_off:  # a later, plain stop does not take a square-off back
+                asked["square_off"] = True
             return (
                 Case({"status": _ALIVE}, asked | {"status": Status.STOPPING}),
                 Case({"status": _ENDED}, asked, positive=("open_quantity",)),

@@ -77,19 +77,29 @@ def decide_update(state: State, changes: Changes, facts: Facts) -> tuple[Event, 
         held = f"an order is unresolved or {state.open_quantity} shares are held"
         return Refused("POSITION_OPEN", f"{held}: {', '.join(fixed)} can be changed when the run is over")
     config = replace(state.config, **given)
-    errors = check_config(config, facts)
-    run = facts.calendar
+    errors = (
+        *_check_symbol(config, facts, []),
+        *(error for error in (*_check_quantity(config, facts), *_check_prices(config, facts)) if error.field in given),
+    )
+    timed = not given.keys().isdisjoint(("buy_time", "sell_time", "product"))
     buy_at = sell_at = None
+    if timed and not (state.alive and state.session_date is not None):
+        errors += _check_times(config, facts)
     if state.alive and state.session_date is not None:
+        if timed:
+            errors += _check_order_of_times(config, facts)
         if "buy_time" in given:
-            buy_at = run.instant(state.session_date, config.buy_time)
+            buy_at = facts.calendar.instant(state.session_date, config.buy_time)
         if "sell_time" in given:
-            sell_at = run.instant(state.session_date, config.sell_time)
-        errors += tuple(
-            FieldError(name, "in_the_past", f"{at} has passed: choose a later time")
-            for name, at, instant in (("buy_time", config.buy_time, buy_at), ("sell_time", config.sell_time, sell_at))
-            if instant is not None and instant <= facts.now
-        )
+            sell_at = facts.calendar.instant(state.session_date, config.sell_time)
+        for name, at, instant in (("buy_time", config.buy_time, buy_at), ("sell_time", config.sell_time, sell_at)):
+            if instant is None:
+                continue
+            if instant <= facts.now:
+                errors += (FieldError(name, "in_the_past", f"{at} has passed: choose a later time"),)
+            elif not state.open_at <= instant < state.close_at:
+                why = f"{at} lies outside the session of {state.session_date} that the run is armed for"
+                errors += (FieldError(name, "in_session", why),)
         if "stop_loss" in given and facts.price is not None and config.stop_loss >= facts.price:
             why = f"the last price is {facts.price}: a stop must lie below it"
             errors += (FieldError("stop_loss", "at_or_above_price", why),)
@@ -128,11 +138,16 @@ def decide_stop(state: State, square_off: bool, reason: str = "USER") -> tuple[E
 
 
 def decide_settle(state: State, quantity: Quantity, how: str) -> tuple[Event, ...] | Refused:
-    """`quantity` shares were closed elsewhere; to be appended at the state's version."""
-    if state.unresolved:
-        return Refused(Refusal.ORDER_UNRESOLVED, f"order {state.lock_state} is not resolved yet: try again when it is")
-    if not 0 < quantity <= state.open_quantity:
-        why = f"{state.open_quantity} shares are open: settle between 1 and that"
+    """`quantity` shares were closed elsewhere; below zero: over-sold ones were bought back. At the state's version."""
+    if state.unresolved or state.lingering:
+        tag = state.lock_state if state.unresolved else state.lingering[0].tag
+        return Refused(Refusal.ORDER_UNRESOLVED, f"order {tag} is not resolved yet: try again when it is")
+    held = max(0, state.open_quantity) + max(0, state.surfaced)
+    owed = min(0, state.open_quantity) + min(0, state.surfaced)
+    if quantity == 0 or not owed <= quantity <= held:
+        why = f"{held} shares are open: settle between 1 and that"
+        if owed:
+            why = f"{-owed} shares are over-sold: settle between {owed} and -1 when they are bought back"
         error = FieldError("quantity", "more_than_open", why)
         return Refused("VALIDATION_FAILED", why, conflict=False, errors=(error,))
     return (PositionSettled(quantity=quantity, how=how),)
@@ -158,13 +173,8 @@ def _check_quantity(config: Config, facts: Facts) -> tuple[FieldError, ...]:
 
 
 def _check_times(config: Config, facts: Facts) -> tuple[FieldError, ...]:
-    if config.buy_time >= config.sell_time:
-        why = f"must be before sell_time {config.sell_time}, was {config.buy_time}"
-        return (FieldError("buy_time", "before_sell_time", why),)
-    cutoff = facts.policy.mis_cutoff
-    if config.product is Product.MIS and config.sell_time > cutoff:
-        why = f"must be at or before {cutoff} for MIS (the broker squares off after it), was {config.sell_time}"
-        return (FieldError("sell_time", "mis_cutoff", why),)
+    if wrong := _check_order_of_times(config, facts):
+        return wrong
     try:
         ahead = facts.calendar.next_session_with(config.buy_time, facts.now)
     except UnknownYear:
@@ -172,8 +182,19 @@ def _check_times(config: Config, facts: Facts) -> tuple[FieldError, ...]:
     if ahead is None:
         return (FieldError("buy_time", "in_session", f"{config.buy_time} lies in no trading session of the next days"),)
     if next_run(config, facts) is None:
-        why = f"{config.sell_time} lies after the close of the session that {config.buy_time} falls in"
+        why = f"{config.sell_time} lies at or after the close of the session that {config.buy_time} falls in"
         return (FieldError("sell_time", "in_session", why),)
+    return ()
+
+
+def _check_order_of_times(config: Config, facts: Facts) -> tuple[FieldError, ...]:
+    if config.buy_time >= config.sell_time:
+        why = f"must be before sell_time {config.sell_time}, was {config.buy_time}"
+        return (FieldError("buy_time", "before_sell_time", why),)
+    cutoff = facts.policy.mis_cutoff
+    if config.product is Product.MIS and config.sell_time > cutoff:
+        why = f"must be at or before {cutoff} for MIS (the broker squares off after it), was {config.sell_time}"
+        return (FieldError("sell_time", "mis_cutoff", why),)
     return ()
 
 

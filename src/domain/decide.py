@@ -25,6 +25,7 @@ from domain.events import (
     OrderDenied,
     OrderOutcomeUnknown,
     OrderRetryRequired,
+    PositionSettled,
     SafetyAbort,
     StrategyExited,
     StrategyStarted,
@@ -40,6 +41,7 @@ from domain.values import (
     Config,
     Denial,
     Doubt,
+    Duration,
     Exit,
     Final,
     Instant,
@@ -106,22 +108,29 @@ def _first_rule(state: State, facts: Facts) -> Step:
 # --- in every status: the orders that exist -------------------------------------------------------------------------
 
 
+def oversold(state: State, facts: Facts) -> Step:
+    """1. More was sold than bought: alert, until it is settled."""
+    if state.surfaced >= 0 and state.open_quantity >= 0:
+        return PASS
+    if Code.OVERSOLD in state.alerted and not _open(facts):
+        return PASS
+    told = {"surfaced": str(state.surfaced), "open": str(state.open_quantity), "symbol": state.symbol}
+    return _alert_once(state, facts, Code.OVERSOLD, told) or PASS
+
+
 def surfaced_order(state: State, facts: Facts) -> Step:
     """1. An order finalized as not placed shows up live, or live exits exceed what is open: cancel it, alert."""
     order = state.order
-    for one in (*state.past.values(), *([order] if order else [])):
+    for one in (*state.lingering, *([order] if order else [])):
         if one.surfaced and one.phase is Phase.LIVE and not _cancel_outstanding(one, facts):
             return _cancel(one, facts, "surfaced after it was given up"), *_alert_once(
                 state, facts, Code.ORDER_SURFACED, {"tag": one.tag, "filled": str(one.filled)}
             )
-    if (
-        order is not None
-        and order.kind in (Kind.SELL, Kind.STOPLOSS)
-        and order.phase is Phase.LIVE
-        and order.remaining > max(0, state.open_quantity)
-        and not _cancel_outstanding(order, facts)
-    ):
-        return (_cancel(order, facts, f"sells {order.remaining}, only {state.open_quantity} open"),)
+    if order is None or order.phase is not Phase.LIVE or order.kind is Kind.BUY or _cancel_outstanding(order, facts):
+        return PASS
+    left = state.surfaced if order.kind is Kind.SURFACED else state.open_quantity
+    if order.remaining > max(0, left):
+        return (_cancel(order, facts, f"sells {order.remaining}, only {left} open"),)
     return PASS
 
 
@@ -180,7 +189,8 @@ def resting_exit(state: State, facts: Facts) -> Step:
         return WAIT
     told = {"tag": order.tag, "filled": str(order.filled), "of": str(order.quantity), "changes": str(order.changes)}
     if order.changes >= facts.policy.max_changes:
-        return _cancel(order, facts, "its changes are used up"), _alert(facts, Code.EXIT_NOT_FILLING, told)
+        cancel = _cancel(order, facts, "its changes are used up")
+        return cancel, *_alert_once(state, facts, Code.EXIT_NOT_FILLING, told)
     price = _chase_price(order, facts)
     if price is None or price == order.limit:
         # at the circuit limit, or no price to go by: only an alert is left, repeated
@@ -197,14 +207,17 @@ def resting_exit(state: State, facts: Facts) -> Step:
 
 
 def _chase_price(order: Order, facts: Facts) -> Price | None:
-    """A step under the last price (the last limit when no price is fresh), on the tick grid, within the circuit."""
-    beyond = 1 - facts.policy.chase_step
+    """A step under the last price (when fresh) and under the last limit, on the tick grid, within the circuit.
+
+    Under the limit even if the last trade was higher: what rests there unfilled says that nobody pays it.
+    """
     fresh = facts.price is not None and facts.now - facts.price_at <= facts.policy.price_max_age
-    base = facts.price if fresh else order.limit
-    if base is None or facts.instrument is None:
+    known = [price for price in (facts.price if fresh else None, order.limit) if price is not None]
+    if not known or facts.instrument is None:
         return None
     tick = facts.instrument.tick_size
-    price: Decimal = (base * beyond / tick).to_integral_value(ROUND_FLOOR) * tick
+    beyond = 1 - facts.policy.chase_step
+    price: Decimal = (min(known) * beyond / tick).to_integral_value(ROUND_FLOOR) * tick
     if facts.instrument.lower_circuit is not None:
         price = max(price, facts.instrument.lower_circuit)
     return max(price, tick)
@@ -218,34 +231,40 @@ def live_order(state: State, facts: Facts) -> Step:
 def ended_short(state: State, facts: Facts) -> Step:
     """8. The last order ended short: try again, or abort, but not while a stop is still untried."""
     order = state.order
-    if order is None or not needs_follow_up(order) or state.abort_due:
+    if order is None or order.followed_up:
         return PASS
-    policy = facts.policy
-    if order.kind is Kind.SURFACED or not state.alive:
-        if order.kind is not Kind.SURFACED and not _square_off_wanted(state):
-            return PASS
-        # nobody is left to abort: keep trying, slowly once the attempts are used up
-        patient = not order.curable or order.attempt >= policy.max_attempts
-        delay = policy.alert_repeat if patient else _backoff(order, facts)
-        return (_retry(order, facts, delay),)
-    if not order.counted:
-        return (_retry(order, facts, policy.limit_backoff),)
-    if order.curable and order.attempt < policy.max_attempts:
-        return (_retry(order, facts, _backoff(order, facts)),)
-    if (
-        order.kind is Kind.SELL
-        and state.stop_due
-        and not state.tried(Kind.STOPLOSS).attempts
-        and state.open_quantity > 0
-    ):
+    wanted = order.kind is Kind.SURFACED or (state.alive and not state.abort_due) or _squaring_off(state)
+    if not wanted:
         return PASS
+    if order.resolved and order.denied and order.kind is not Kind.BUY and order.remaining > 0:
+        # we did not send it in time: nobody refused it, so it is due at once, unless this goes on and on
+        return (_retry(state, order, facts, _limit_backoff(state, facts) - facts.policy.limit_backoff, counted=False),)
+    if not needs_follow_up(order):
+        return PASS
+    policy, attempt = facts.policy, _attempt(state, order)
     if order.kind is Kind.BUY and state.bought > 0:
-        return PASS  # part of the entry was filled: there is a position to mind
+        return PASS  # part of the entry was filled: there is a position to mind, and no second BUY
+    if order.kind is Kind.SURFACED or not state.alive:
+        # nobody is left to abort: keep trying, slowly once the attempts are used up
+        patient = not order.curable or attempt >= policy.max_attempts
+        if order.counted:
+            delay = policy.alert_repeat if patient else _backoff(attempt, facts)
+        else:
+            delay = _limit_backoff(state, facts)
+        return (_retry(state, order, facts, delay),)
+    if order.kind is not Kind.BUY and state.open_quantity <= 0:
+        return PASS  # nothing is left to exit from: no reason to abort
+    if not order.counted:
+        return (_retry(state, order, facts, _limit_backoff(state, facts)),)
+    if order.curable and attempt < policy.max_attempts:
+        return (_retry(state, order, facts, _backoff(attempt, facts)),)
+    if order.kind is Kind.SELL and state.stop_due and not state.tried(Kind.STOPLOSS).attempts:
+        return PASS
     if order.reason == NO_SESSION:
         reason = Abort.TOKEN_INVALID
     else:
         reason = Abort.RETRIES_EXHAUSTED if order.curable else Abort.BROKER_REFUSED
-    told = {"tag": order.tag, "kind": order.kind, "attempt": str(order.attempt), "reason": order.reason}
+    told = {"tag": order.tag, "kind": order.kind, "attempt": str(attempt), "reason": order.reason}
     return (SafetyAbort(run=state.run, reason=reason, facts=told),)
 
 
@@ -258,35 +277,52 @@ def needs_follow_up(order: Order) -> bool:
     return order.final is Final.CANCELLED and order.kind is not Kind.BUY and not order.cancel_asked
 
 
-def _retry(order: Order, facts: Facts, delay: int) -> OrderRetryRequired:
+def _retry(state: State, order: Order, facts: Facts, delay: Duration, counted: bool = True) -> OrderRetryRequired:
+    attempt = _attempt(state, order)
     return OrderRetryRequired(
         tag=order.tag,
         kind=order.kind,
-        attempt=order.attempt,
-        counted=order.counted,
+        attempt=attempt,
+        counted=order.counted and counted,
         not_before=facts.now + delay,
         reason=order.reason,
-        last=order.attempt + 1 >= facts.policy.max_attempts,
+        last=attempt + 1 >= facts.policy.max_attempts,
     )
 
 
-def _backoff(order: Order, facts: Facts) -> int:
-    return facts.policy.retry_backoff << min(order.attempt - 1, 6)
+def _attempt(state: State, order: Order) -> int:
+    """The number of the order's attempt since the last fill of its kind."""
+    return max(1, state.tried(order.kind).attempts)
+
+
+def _backoff(attempt: int, facts: Facts) -> Duration:
+    return facts.policy.retry_backoff << min(attempt - 1, 6)
+
+
+def _limit_backoff(state: State, facts: Facts) -> Duration:
+    """Longer the more orders the run has had, so that the numbers of a tag (1,295 a run) last a whole day."""
+    return facts.policy.limit_backoff * (1 + state.orders // 32)
 
 
 def surfaced_quantity(state: State, facts: Facts) -> Step:
-    """2. Shares surfaced that no run accounts for: sell them, alert."""
-    if state.surfaced < 0 or state.open_quantity < 0:
-        told = {"surfaced": str(state.surfaced), "open": str(state.open_quantity), "symbol": state.symbol}
-        if oversold := _alert_once(state, facts, Code.OVERSOLD, told):
-            return oversold
-    if state.surfaced <= 0 or not _may_place(state, facts, Kind.SURFACED) or not facts.connected:
-        return PASS
-    quantity = _clip(state.surfaced, facts)
-    if quantity <= 0:
+    """2. Shares surfaced that no run accounts for: sell them, alert.
+
+    What one run sold too much and another holds is the same shares: it is settled, not sold twice.
+    """
+    if state.surfaced < 0 < state.open_quantity or state.open_quantity < 0 < state.surfaced:
+        both = min(abs(state.surfaced), abs(state.open_quantity))
+        quantity = both if state.open_quantity > 0 else -both
+        return (PositionSettled(quantity=quantity, how="traded by an order that surfaced in another run"),)
+    if state.surfaced <= 0:
         return PASS
     told = {"surfaced": str(state.surfaced), "symbol": state.symbol}
-    return *_alert_once(state, facts, Code.ORDER_SURFACED, told), *_place(state, facts, Kind.SURFACED, quantity)
+    alert = _alert_once(state, facts, Code.ORDER_SURFACED, told)
+    if alert and (_open(facts) or Code.ORDER_SURFACED not in state.alerted):
+        return alert
+    quantity = _clip(state, state.surfaced, facts)
+    if quantity <= 0 or not _may_place(state, facts, Kind.SURFACED) or not facts.connected:
+        return PASS
+    return _place(state, facts, Kind.SURFACED, quantity)
 
 
 # --- while the run is alive -----------------------------------------------------------------------------------------
@@ -317,7 +353,8 @@ def wind_down(state: State, facts: Facts) -> Step:
         return PASS
     square_off = (state.stop_requested and state.square_off) or (halt is not None and halt.square_off)
     if state.open_quantity > 0 and square_off:
-        return _exit(state, facts, Kind.SELL)
+        # the stop-loss overrides here too: it does not wait for the SELL's back-off, nor share its attempts
+        return _exit(state, facts, Kind.STOPLOSS if state.stop_due else Kind.SELL)
     if state.bought > 0 and state.open_quantity <= 0 and state.last_exit is not None and not state.stop_requested:
         return _end(state, facts, _exit_reason(state))
     return _end(state, facts, Exit.USER if state.stop_requested else Exit.HALTED)
@@ -370,7 +407,7 @@ def why_denied(state: State, facts: Facts) -> tuple[Denial, dict[str, str]] | No
         return Denial.MARKET_CLOSED, {"symbol": state.symbol}
     if facts.halt is not None:
         return Denial.HALTED, {"reason": facts.halt.reason}
-    if late > policy.buy_late_limit and not state.tried(Kind.BUY).not_before:
+    if late > policy.buy_late_limit:
         return Denial.TOO_LATE, {"late_us": str(late), "limit_us": str(policy.buy_late_limit)}
     if not facts.connected:
         return Denial.NO_SESSION, {"cure": "connect the broker again"}
@@ -399,8 +436,8 @@ def unprotected(state: State, facts: Facts) -> Step:
     """17. Shares are open and no run minds them: square off when asked to, alert until flat or settled."""
     if state.open_quantity <= 0:
         return PASS
-    if _square_off_wanted(state) and facts.connected and _may_place(state, facts, Kind.SELL):
-        quantity = _clip(state.open_quantity, facts)
+    if _squaring_off(state) and facts.connected and _may_place(state, facts, Kind.SELL):
+        quantity = _clip(state, state.open_quantity, facts)
         if quantity > 0:
             return _place(state, facts, Kind.SELL, quantity)
     if not _open(facts) and Code.UNPROTECTED_POSITION in state.alerted:
@@ -435,6 +472,8 @@ def why_refused(state: State, facts: Facts) -> tuple[Refusal, dict[str, str]] | 
     """Why a start would be refused now, with the facts; None if it would not."""
     if state.open_quantity != 0 or state.surfaced != 0:
         return Refusal.NOT_FLAT, {"open_quantity": str(state.open_quantity), "surfaced": str(state.surfaced)}
+    if state.lingering:
+        return Refusal.ORDER_UNRESOLVED, {"tag": state.lingering[0].tag}
     if facts.halt is not None:
         return Refusal.HALTED, {"reason": facts.halt.reason}
     if facts.instrument is None:
@@ -460,11 +499,12 @@ def next_run(config: Config, facts: Facts) -> tuple[Session, Instant, Instant] |
         return None
     session, buy_at = ahead
     sell_at = facts.calendar.instant(session.date, config.sell_time)
-    return (session, buy_at, sell_at) if buy_at < sell_at <= session.close_at else None
+    return (session, buy_at, sell_at) if buy_at < sell_at < session.close_at else None
 
 
 Rule = Callable[[State, Facts], Step]
 ALWAYS: tuple[Rule, ...] = (
+    oversold,
     surfaced_order,
     dead_sender,
     unanswered,
@@ -498,17 +538,25 @@ def _exit(state: State, facts: Facts, kind: Kind) -> Step:
     if not facts.connected:
         told = {"kind": kind, "open_quantity": str(state.open_quantity)}
         return (SafetyAbort(run=state.run, reason=Abort.TOKEN_INVALID, facts=told),)
-    quantity = _clip(state.open_quantity, facts)
+    quantity = _clip(state, state.open_quantity, facts)
+    if quantity <= 0 and state.lingering:
+        return WAIT  # what surfaced may still sell it; its cancel is on its way
     if quantity <= 0:
         told = {"open_quantity": str(state.open_quantity), "foreign": str(facts.foreign), "symbol": state.symbol}
         return _alert_once(state, facts, Code.POSITION_MISMATCH, told) or WAIT
     return _place(state, facts, kind, quantity)
 
 
-def _clip(quantity: Quantity, facts: Facts) -> Quantity:
-    """Never more than the account can hold (what was sold elsewhere is gone), nor than one order may be."""
-    left = max(0, quantity + min(0, facts.foreign))
-    return min(left, facts.instrument.freeze) if facts.instrument is not None else left
+def _clip(state: State, quantity: Quantity, facts: Facts) -> Quantity:
+    """Never more than the account can hold, nor than one order may be.
+
+    What was sold elsewhere is gone; what a surfaced order, live until its cancel is answered, may still sell, too.
+    """
+    selling = sum(order.remaining for order in state.lingering if order.kind is not Kind.BUY)
+    left = max(0, quantity + min(0, facts.foreign) - selling)
+    if facts.instrument is None or left <= facts.instrument.freeze:
+        return left
+    return facts.instrument.freeze - facts.instrument.freeze % facts.instrument.lot
 
 
 def _open(facts: Facts) -> bool:
@@ -520,11 +568,15 @@ def _open(facts: Facts) -> bool:
 
 
 def _next_opening(facts: Facts) -> Instant | None:
+    """When trading next begins: a session opens, or one of its breaks ends. None if the calendar does not know."""
     try:
-        session = next(iter(facts.calendar.sessions_from(facts.now)), None)
+        for session in facts.calendar.sessions_from(facts.now):
+            starts = (session.open_at, *(pause.end_at for pause in session.breaks))
+            if ahead := [at for at in starts if at > facts.now]:
+                return min(ahead)
     except UnknownYear:
-        return None
-    return None if session is None else session.open_at
+        pass  # nothing is known of it: an alert is all there is
+    return None
 
 
 def _may_place(state: State, facts: Facts, kind: Kind) -> bool:
@@ -600,8 +652,9 @@ def _cancel_outstanding(order: Order, facts: Facts) -> bool:
     return facts.now < order.cancel_until
 
 
-def _square_off_wanted(state: State) -> bool:
-    return state.stop_requested and state.square_off
+def _squaring_off(state: State) -> bool:
+    """A square-off was asked for after the run had ended."""
+    return not state.alive and state.stop_requested and state.square_off
 
 
 def _answer_due(order: Order, facts: Facts) -> Instant:
@@ -633,7 +686,7 @@ def _wake_at(state: State, facts: Facts) -> Instant | None:
     """The next instant, after now, at which time alone could change the decision."""
     policy, now = facts.policy, facts.now
     at: list[Instant] = []
-    orders = [one for one in state.past.values() if one.phase is Phase.LIVE]
+    orders = list(state.lingering)
     if state.order is not None and not state.order.resolved:
         orders.append(state.order)
     for order in orders:
@@ -643,7 +696,8 @@ def _wake_at(state: State, facts: Facts) -> Instant | None:
         elif order.phase is Phase.LIVE and order.kind is Kind.BUY:
             at.append(order.at + policy.entry_patience)
         elif order.phase is Phase.LIVE:
-            at.append(_chase_at(order, facts))
+            # at the circuit limit, or without a price, it is looked at again after another while
+            at.append(_chase_at(order, facts) if now < _chase_at(order, facts) else now + policy.exit_patience)
     at += [tries.not_before for tries in state.tries.values()]
     at += [last + policy.alert_repeat for last in state.alerted.values() if _uneasy(state)]
     if state.alive:

@@ -43,6 +43,7 @@ from domain.events import (
 )
 from domain.values import (
     ALIVE,
+    DAY,
     ZERO,
     Config,
     Doubt,
@@ -127,7 +128,7 @@ class State(Struct, kw_only=True):
     market_protection: Decimal = Decimal(-1)
     stop_revision: int = 0
     past: dict[Tag, Order] = field(default_factory=dict)
-    """The earlier orders of the session day, by tag: one that surfaces or fills late is recognised here."""
+    """The earlier orders of the day, across runs, by tag: one that surfaces or fills late is recognised here."""
 
     stop_loss: Price = ZERO
     status: Status = Status.CREATED
@@ -192,6 +193,11 @@ class State(Struct, kw_only=True):
     @property
     def unresolved(self) -> bool:
         return self.order is not None and not self.order.resolved
+
+    @property
+    def lingering(self) -> tuple[Order, ...]:
+        """The past orders that live at the broker: they surfaced after they were given up, and are being cancelled."""
+        return tuple(order for order in self.past.values() if order.phase is Phase.LIVE)
 
     @property
     def config(self) -> Config:
@@ -322,7 +328,7 @@ _RUN_FIELDS = (
 
 
 def _started(state: State, event: StrategyStarted) -> None:
-    past = _with_past(state) if state.session_date == event.session_date else {}
+    past = _watched(state)
     fresh = State()
     for name in _RUN_FIELDS:
         setattr(state, name, getattr(fresh, name))
@@ -360,6 +366,14 @@ def _stopped(state: State, event: StrategyStopped) -> None:
 def _with_past(state: State) -> dict[Tag, Order]:
     """The past orders and the current one."""
     return state.past if state.order is None else {**state.past, state.order.tag: state.order}
+
+
+def _watched(state: State) -> dict[Tag, Order]:
+    """What a new run takes over: the orders of the last day that had any. They may surface until that day ends, even
+    when the new run is armed for a later one."""
+    orders = _with_past(state)
+    newest = max((order.at for order in orders.values()), default=0)
+    return {tag: order for tag, order in orders.items() if order.at > newest - DAY}
 
 
 def _intended(state: State, event: Intent) -> None:
@@ -419,25 +433,20 @@ def _filled(state: State, event: OrderFilled) -> None:
     order = state.find(event.tag)
     if order is None or event.filled <= order.filled:
         return
-    more = event.filled - order.filled
-    value = event.filled * event.average_price - order.filled * order.average_price
-    _credit(state, order, more, value)
-    state.last_price = event.average_price
-    state.tries = {**state.tries, order.kind: Tries()}
+    _book(state, order, event.filled, event.average_price)
     reopened = order.resolved and order.final is Final.NOT_PLACED
-    _keep(
-        state,
-        replace(
-            order,
-            filled=event.filled,
-            average_price=event.average_price,
-            order_id=event.order_id,
-            phase=Phase.LIVE if reopened or not order.resolved else order.phase,
-            final=None if reopened else order.final,
-            surfaced=order.surfaced or reopened,
-            doubt=None,
-        ),
-    )
+    order = replace(order, filled=event.filled, average_price=event.average_price, order_id=event.order_id, doubt=None)
+    if reopened:
+        order = replace(order, surfaced=True, final=None, cancel_asked=False, cancel_until=0)
+    _keep(state, replace(order, phase=Phase.LIVE) if reopened or not order.resolved else order)
+    _name_order(state, order, event.order_id)
+
+
+def _book(state: State, order: Order, filled: Quantity, average_price: Price) -> None:
+    """Books what `filled`, which is cumulative, adds to what is known of the order."""
+    _credit(state, order, filled - order.filled, filled * average_price - order.filled * order.average_price)
+    state.last_price = average_price
+    state.tries = {**state.tries, order.kind: Tries()}
 
 
 def _credit(state: State, order: Order, more: Quantity, value: Money) -> None:
@@ -471,8 +480,20 @@ def _count(state: State) -> None:
 
 
 def _settled(state: State, event: PositionSettled) -> None:
-    state.settled += event.quantity
+    """Shares closed elsewhere: of the run first, then surfaced ones. Below zero: what was over-sold is bought back.
+
+    What an order of another run sold (or bought) too much is settled with it: it is how these shares were closed.
+    """
+    of_the_run = _towards_zero(state.open_quantity, event.quantity)
+    rest = event.quantity - of_the_run
+    state.settled += of_the_run
+    state.surfaced -= rest if rest else _towards_zero(state.surfaced, -of_the_run)
     _count(state)
+
+
+def _towards_zero(held: Quantity, quantity: Quantity) -> Quantity:
+    """As much of `quantity` as brings `held` nearer to zero, and not beyond."""
+    return max(0, min(held, quantity)) if quantity > 0 else min(0, max(held, quantity))
 
 
 def _rejected(state: State, event: OrderRejected) -> None:
@@ -501,8 +522,17 @@ def _denied(state: State, event: OrderDenied) -> None:
 
 def _finalized(state: State, event: OrderFinalized) -> None:
     order = state.find(event.tag)
-    if order is None or order.resolved:
+    if order is None:
         return
+    if event.filled > order.filled:  # the last fills were told with the end
+        price = order.average_price if event.average_price is None else event.average_price
+        _book(state, order, event.filled, price)
+        order = replace(order, filled=event.filled, average_price=price)
+        _keep(state, order)
+    if order.resolved and (order.final is not Final.NOT_PLACED or event.final is Final.NOT_PLACED):
+        return
+    surfaced = order.surfaced or order.resolved
+    order = replace(order, surfaced=surfaced)
     _keep(state, replace(order, phase=Phase.FINAL, final=event.final, cancel_until=0, modify_until=0, doubt=None))
     if order.kind is Kind.BUY and order.run == state.run:
         state.entry_spent = True
@@ -520,7 +550,9 @@ def _retry(state: State, event: OrderRetryRequired) -> None:
 
 def _unknown(state: State, event: OrderOutcomeUnknown) -> None:
     order = state.find(event.tag)
-    if order is not None and order.phase is Phase.SENDING:
+    if order is None or order.phase not in (Phase.SENDING, Phase.UNKNOWN):
+        return
+    if order.doubt is not Doubt.AMBIGUOUS:  # a sender thought dead that answers ambiguously prolongs the quarantine
         _keep(state, replace(order, phase=Phase.UNKNOWN, doubt=event.doubt, reason=event.text))
 
 
