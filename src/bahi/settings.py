@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     feed: str = "simulated"
     """Where prices come from: `simulated`, `file:PATH` (a tick file) or `kite`."""
 
+    paper_plan: str = ""
+    """What goes wrong at the paper broker: empty for nothing, or `seed=7,partial=0.1,timeout_exists=0.02`."""
+
     kite_root: str = "https://api.kite.trade"
     """Kite's REST address."""
 
@@ -116,8 +119,8 @@ class Settings(BaseSettings):
     mis_cutoff: time = time(15, 15)
     """The latest sell time of an intraday (MIS) strategy: the broker squares off after it."""
 
-    retry_backoff: Annotated[tuple[Seconds, ...], NoDecode] = (timedelta(milliseconds=250), timedelta(seconds=1))
-    """Seconds to wait before the second, third … attempt of an order, comma-separated."""
+    retry_backoff: Seconds = timedelta(seconds=1)
+    """Seconds to wait before the second attempt of an order; doubled for each further one."""
 
     send_deadline: Seconds = timedelta(seconds=2)
     """An intent older than this many seconds is not sent any more."""
@@ -137,7 +140,7 @@ class Settings(BaseSettings):
     alert_webhook: SecretStr | None = None
     """An https address that critical alerts are posted to."""
 
-    @field_validator("secret_keys", "retry_backoff", mode="before")
+    @field_validator("secret_keys", mode="before")
     @classmethod
     def _from_commas(cls, value: object) -> object:
         return _split(value)
@@ -177,19 +180,14 @@ class Settings(BaseSettings):
             raise ValueError(f"starts with {' or '.join(f'{scheme}://' for scheme in allowed)}")
         return url
 
-    @field_validator("buy_late_limit", "send_deadline", "quarantine_ambiguous", "quarantine_crash", "entry_patience")
+    @field_validator(
+        "buy_late_limit", "send_deadline", "quarantine_ambiguous", "quarantine_crash", "entry_patience", "retry_backoff"
+    )
     @classmethod
     def _positive(cls, duration: timedelta) -> timedelta:
         if duration <= timedelta(0):
             raise ValueError("is more than 0 seconds")
         return duration
-
-    @field_validator("retry_backoff")
-    @classmethod
-    def _not_negative(cls, backoff: tuple[timedelta, ...]) -> tuple[timedelta, ...]:
-        if not backoff or any(wait < timedelta(0) for wait in backoff):
-            raise ValueError("is one or more waits of 0 seconds or more")
-        return backoff
 
     @classmethod
     def load(cls, **given: Any) -> Self:

@@ -4,7 +4,7 @@ from typing import Final
 
 from domain.values import Priority
 
-__all__ = ["CLASSES", "GROUP", "LOG_ID", "MARKET_TICKS", "PARTITIONS", "Keys", "price"]
+__all__ = ["CLASSES", "GROUP", "LOG_ID", "MARKET_TICKS", "PARTITIONS", "Keys", "alive", "price"]
 
 GROUP: Final = "workers"
 """The consumer group on the class streams."""
@@ -21,6 +21,11 @@ LOG_ID: Final = "log_id"
 def price(symbol: str) -> str:
     """The last price of a symbol such as `NSE:INFY`; global."""
     return f"price:{symbol}"
+
+
+def alive(role: str) -> str:
+    """Present while some process runs the role, a few seconds longer at most; global."""
+    return f"alive:{role}"
 
 
 class Keys:

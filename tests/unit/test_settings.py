@@ -34,7 +34,7 @@ def test_the_example_lists_every_setting_with_its_default(tmp_path: Path) -> Non
 def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "SECRET_KEYS": f"{KEY}-new, {KEY}-old",
-        "RETRY_BACKOFF": "0.5,2,8",
+        "RETRY_BACKOFF": "0.5",
         "MIS_CUTOFF": "15:10",
         "BUY_LATE_LIMIT": "1.5",
         "FEED": "file:/data/ticks.csv.gz",
@@ -42,7 +42,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"BAHI_{name}", value)
     settings = Settings.load()
     assert [key.get_secret_value() for key in settings.key_ring()] == [f"{KEY}-new", f"{KEY}-old"]
-    assert settings.retry_backoff == (timedelta(seconds=0.5), timedelta(seconds=2), timedelta(seconds=8))
+    assert settings.retry_backoff == timedelta(seconds=0.5)
     assert settings.mis_cutoff == time(15, 10)
     assert settings.buy_late_limit == timedelta(seconds=1.5)
     assert settings.feed == "file:/data/ticks.csv.gz"

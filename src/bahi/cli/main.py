@@ -1,0 +1,17 @@
+"""The `bahi` command."""
+
+import typer
+
+from bahi.cli.run import run
+from bahi.schema.cli import app as schema
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="bahi: an event-sourced engine that trades retail strategies. Every command takes --help.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+app.command()(run)
+app.add_typer(schema, name="schema", help="Export the events' schemas, or check the committed ones.")

@@ -1,0 +1,102 @@
+"""The role `api`: the REST application, served by uvicorn."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+import structlog
+import uvicorn
+from sqlalchemy import text
+
+from api.app import create_app
+from api.security.keys import SecretKeys
+from bahi.rest import rest_dependencies
+from bahi.roles.base import Partition
+from bahi.roles.heartbeat import check_alive
+from bahi.wiring import House
+
+log = structlog.get_logger(__name__)
+
+
+class PortInUse(OSError):
+    """The port that was asked for is taken."""
+
+
+class RestRole:
+    def __init__(self, house: House, partitions: Sequence[Partition]) -> None:
+        async def log_is_there() -> None:
+            for each in house.logs:
+                await each.last_position()
+
+        async def database_is_there() -> None:
+            async with house.engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+
+        async def scheduler_runs() -> None:
+            await check_alive(house.redis, "scheduler")
+
+        async def feed_runs() -> None:
+            await check_alive(house.redis, "market")
+
+        async def worker_runs() -> None:
+            await check_alive(house.redis, "worker")
+
+        deps = rest_dependencies(
+            engine=house.engine,
+            desks=house.desks,
+            redis=house.redis,
+            keys=SecretKeys(key.get_secret_value() for key in house.settings.key_ring()),
+            registry=house.metrics.registry,
+            checks={
+                "log": log_is_there,
+                "database": database_is_there,
+                "scheduler": scheduler_runs,
+                "feed": feed_runs,
+                "worker": worker_runs,
+            },
+        )
+        self._socket = _listen(house.settings.http_host, house.settings.http_port)
+        config = uvicorn.Config(
+            create_app(deps), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
+        )
+        self._server = _Server(config)
+        self.address = "http://{}:{}".format(*self._socket.getsockname()[:2])
+
+    async def run(self) -> None:
+        log.info("listening", address=self.address)
+        try:
+            await self._server.serve(sockets=[self._socket])
+        finally:
+            self._socket.close()
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        await asyncio.sleep(0)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: the process drains all roles in order."""
+
+    def install_signal_handlers(self) -> None:
+        return None
+
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise PortInUse(
+            f"cannot listen on {host}:{port} ({error.strerror}): another program has it; "
+            f"stop that one, or choose another port with BAHI_HTTP_PORT"
+        ) from error
+    listener.listen(512)
+    return listener

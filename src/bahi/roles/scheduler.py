@@ -1,0 +1,44 @@
+"""The role `scheduler`: fires what is due on every partition."""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from bahi.roles.base import Partition
+from bahi.wiring import House
+from eventstore.errors import LogUnavailable
+from projections.timetable import Timetable
+from sources.scheduler import Scheduler
+
+log = structlog.get_logger(__name__)
+
+
+class SchedulerRole:
+    def __init__(self, house: House, partitions: Sequence[Partition]) -> None:
+        self._schedulers = [
+            (
+                Scheduler(
+                    house.logs[each.number],
+                    house.clock,
+                    Timetable.from_states(each.states),
+                    buy_late_limit=house.policy.buy_late_limit,
+                    outage=_waits,
+                ),
+                each.follow(),
+            )
+            for each in partitions
+        ]
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for scheduler, events in self._schedulers:
+                group.create_task(scheduler.run(events))
+
+    async def stop(self) -> None:
+        for scheduler, _ in self._schedulers:
+            scheduler.stop()
+
+
+def _waits(error: LogUnavailable) -> None:
+    log.warning("scheduler_waits", why=str(error))

@@ -1,0 +1,257 @@
+"""The composition root: settings in, a house out — servers, log, broker, desks — with everything closed at the end."""
+
+import socket
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import anyio.to_thread
+import structlog
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from bahi.clock import SystemClock
+from bahi.database.engine import create_engine
+from bahi.database.migrate import migrate
+from bahi.database.tables import broker_accounts
+from bahi.servers import attach_or_start
+from bahi.settings import Settings
+from bahi.telemetry.metrics import InstrumentedBroker, Metrics, TickToOrder, instrument_log
+from brokers.instruments import BUILT_IN
+from brokers.paper.book import Book
+from brokers.paper.broker import PaperBrokers
+from brokers.paper.exchange import Exchange, LastPrice
+from brokers.paper.plan import Plan
+from brokers.paper.seeded import parse_plan
+from brokers.port import Broker, Brokers, BrokerUnavailable, Instruments
+from domain.calendar import AlwaysOpenCalendar, Calendar, load_nse
+from domain.clock import Clock
+from domain.facts import Policy
+from domain.values import SECOND, Duration, Instant, Tick
+from eventstore.clients import log_client
+from eventstore.errors import LogUnavailable, outages
+from eventstore.keys import price
+from eventstore.log import EventLog
+from eventstore.open import open_log
+from handlers.desk import Desk
+from projections.prices import decode_price
+from projections.runtime import DEFAULTS
+
+__all__ = ["House", "open_house"]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class House:
+    """Everything a role works with. `logs` and `desks` are by partition."""
+
+    settings: Settings
+    clock: Clock
+    calendar: Calendar
+    policy: Policy
+    instruments: Instruments
+    brokers: Brokers
+    exchange: Exchange
+    engine: AsyncEngine
+    redis: "Redis"
+    logs: list[EventLog]
+    desks: list[Desk]
+    metrics: Metrics
+    tick_to_order: TickToOrder
+    redis_url: str
+    database_url: str
+    paper_file: Path
+
+
+@asynccontextmanager
+async def open_house(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    calendar: Calendar | None = None,
+    writer: str | None = None,
+    metrics: Metrics | None = None,
+    plan: Plan | None = None,
+) -> AsyncIterator[House]:
+    """Starts or finds the servers, migrates the database, opens the log; closes all of it again.
+
+    Raises SettingsError, ServerError, LogError with what is wrong and what to do.
+    """
+    settings.check_production()
+    clock = clock or SystemClock()
+    metrics = metrics or Metrics(CollectorRegistry())
+    calendar = calendar or (AlwaysOpenCalendar() if settings.calendar == "always-open" else load_nse())
+    if settings.env == "production":
+        calendar.session_on(calendar.wall(clock.now()).date())  # an unknown year refuses
+    policy = policy_of(settings)
+    async with AsyncExitStack() as stack:
+        redis_url, database_url = await _servers(settings, stack)
+        await anyio.to_thread.run_sync(migrate, database_url)
+        engine = create_engine(database_url)
+        stack.push_async_callback(engine.dispose)
+        redis = log_client(redis_url)
+        stack.push_async_callback(redis.aclose)
+        paper_file = settings.home.expanduser() / "paper.db"
+        book = Book(paper_file)
+        stack.callback(book.close)
+        exchange = Exchange(
+            book,
+            clock,
+            _last_price(redis),
+            instruments=BUILT_IN,
+            calendar=calendar,
+            plan=plan or (parse_plan(settings.paper_plan) if settings.paper_plan else None),
+        )
+        connected = ConnectedUsers(engine, "paper", clock)
+        tick_to_order = TickToOrder(metrics)
+        brokers = InstrumentedBrokers(PaperBrokers(exchange, connected), metrics, clock, tick_to_order)
+        logs = []
+        for partition in range(settings.partitions):
+            opened = await open_log(
+                redis_url,
+                clock=clock,
+                defaults=DEFAULTS,
+                writer=writer,
+                partition=partition,
+                partitions=settings.partitions,
+                allow_weak=settings.allow_weak_durability,
+            )
+            stack.push_async_callback(opened.aclose)
+            logs.append(instrument_log(opened, metrics))
+        desks = [
+            Desk(
+                log=each,
+                clock=clock,
+                calendar=calendar,
+                policy=policy,
+                instruments=BUILT_IN,
+                brokers=brokers,
+                known={},
+            )
+            for each in logs
+        ]
+        yield House(
+            settings=settings,
+            clock=clock,
+            calendar=calendar,
+            policy=policy,
+            instruments=BUILT_IN,
+            brokers=brokers,
+            exchange=exchange,
+            engine=engine,
+            redis=redis,
+            logs=logs,
+            desks=desks,
+            metrics=metrics,
+            tick_to_order=tick_to_order,
+            redis_url=redis_url,
+            database_url=database_url,
+            paper_file=paper_file,
+        )
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The house rules that the settings say."""
+    return Policy(
+        send_deadline=_micros(settings.send_deadline),
+        entry_patience=_micros(settings.entry_patience),
+        retry_backoff=_micros(settings.retry_backoff),
+        buy_late_limit=_micros(settings.buy_late_limit),
+        mis_cutoff=settings.mis_cutoff,
+        quarantine_ambiguous=_micros(settings.quarantine_ambiguous),
+        quarantine_dead_sender=_micros(settings.quarantine_crash),
+    )
+
+
+def consumer_name(role: str, number: int = 0) -> str:
+    """A name that is the same after a restart of this process on this host."""
+    return f"{role}-{socket.gethostname()}-{number}"
+
+
+async def _servers(settings: Settings, stack: AsyncExitStack) -> tuple[str, str]:
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    database_url = settings.database_url.get_secret_value() if settings.database_url else None
+    if redis_url is None or database_url is None:
+        own_redis, own_postgres = redis_url is None, database_url is None
+        servers = await anyio.to_thread.run_sync(
+            lambda: attach_or_start(settings.home, redis=own_redis, postgres=own_postgres)
+        )
+        stack.push_async_callback(anyio.to_thread.run_sync, servers.close)
+        redis_url = redis_url or servers.redis_url
+        database_url = database_url or servers.database_url
+    return redis_url, database_url
+
+
+def _micros(duration: timedelta) -> Duration:
+    return duration // timedelta(microseconds=1)
+
+
+def _last_price(redis: "Redis") -> LastPrice:
+    """The market's last price, as the market listener writes it."""
+
+    async def last(symbol: str) -> Tick | None:
+        try:
+            with outages():
+                found = decode_price(await redis.execute_command("GET", price(symbol)))  # type: ignore[no-untyped-call]
+        except LogUnavailable as error:
+            raise BrokerUnavailable(f"no prices: {error}") from error
+        return None if found is None else Tick(symbol, found[0], found[1])
+
+    return last
+
+
+class ConnectedUsers:
+    """Which users have a session at a broker, at most a second old. While the database cannot be read, the last answer
+    stands: trading goes on."""
+
+    FRESH: Duration = SECOND
+
+    def __init__(self, engine: AsyncEngine, broker: str, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._query = select(broker_accounts.c.user_id).where(
+            broker_accounts.c.broker == broker, broker_accounts.c.status == "connected"
+        )
+        self._users: frozenset[int] = frozenset()
+        self._read_at: Instant | None = None
+
+    async def __call__(self) -> Collection[int]:
+        now = self._clock.now()
+        if self._read_at is None or abs(now - self._read_at) >= self.FRESH:
+            try:
+                async with self._engine.connect() as connection:
+                    rows = await connection.execute(self._query)
+                self._users = frozenset(row.user_id for row in rows)
+            except SQLAlchemyError as error:
+                log.warning("accounts_not_read", why=str(error.__cause__ or error)[:200])
+            self._read_at = now
+        return self._users
+
+
+class InstrumentedBrokers:
+    """Brokers whose calls are timed."""
+
+    def __init__(self, brokers: Brokers, metrics: Metrics, clock: Clock, tick_to_order: TickToOrder) -> None:
+        self._brokers = brokers
+        self._wrap: Callable[[Broker], Broker] = lambda broker: InstrumentedBroker(
+            broker, metrics, clock, tick_to_order=tick_to_order
+        )
+        self._wrapped: dict[int, tuple[Broker, Broker]] = {}
+
+    async def of(self, user_id: int) -> Broker | None:
+        broker = await self._brokers.of(user_id)
+        if broker is None:
+            return None
+        known = self._wrapped.get(user_id)
+        if known is None or known[0] is not broker:
+            known = self._wrapped[user_id] = (broker, self._wrap(broker))
+        return known[1]
+
+    async def connected(self) -> list[int]:
+        return await self._brokers.connected()
