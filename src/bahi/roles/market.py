@@ -7,8 +7,8 @@ from pathlib import Path
 import structlog
 
 from bahi.roles.base import Partition
-from bahi.telemetry.metrics import MarketMetrics
 from bahi.settings import SettingsError
+from bahi.telemetry.metrics import MarketMetrics
 from bahi.wiring import House
 from projections.stop_index import StopIndex
 from simulation.market import DEFAULT_SYMBOLS
