@@ -61,6 +61,10 @@ class OpenOrders:
             case _:
                 return None
 
+    def any_open(self) -> bool:
+        """Whether any account has an order that is not resolved."""
+        return any(self.open.values())
+
     def strategies(self, user_id: int) -> frozenset[int]:
         return frozenset(self.open[user_id].values())
 

@@ -1,0 +1,197 @@
+"""The day runner: one trading day through the real engine, on a clock that it turns by hand.
+
+Everything is real — the log, the handlers, the sources, the broker's book — but time: the clock stands still while
+anything can be done, then moves to whatever comes first, the next tick, trigger or timer. So a day takes seconds, and the
+same ticks, strategies and plan give the same events.
+"""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+
+from brokers.paper.exchange import Exchange
+from domain.strategy import State
+from domain.values import SECOND, Instant, Tick
+from eventstore.errors import LogError
+from eventstore.timers import next_timer
+from handlers.desk import Desk
+from handlers.poller import Poller
+from handlers.worker import Worker
+from projections.live import live_states
+from projections.stop_index import Stop, StopIndex
+from projections.timetable import Timetable
+from simulation.clock import VirtualClock
+from sources.feeds.port import Feed, FeedItem
+from sources.judging import Verdict
+from sources.listener import MarketListener, Observer
+from sources.scheduler import Scheduler
+from sources.updates import OpenOrders, Updates
+
+__all__ = ["Day", "NoRest"]
+
+AFTERMATH = 15 * 60 * SECOND
+"""How long after the last tick the day goes on, for orders whose fate is not known yet."""
+
+
+class NoRest(LogError):
+    """The engine does not come to rest: a defect, with what it was doing."""
+
+
+class Day:
+    """One partition's engine, to be stepped. `archive` writes what the log has; it is called when there is news."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        clock: VirtualClock,
+        exchange: Exchange,
+        *,
+        archive: Callable[[], Awaitable[int]],
+        observer: Observer | None = None,
+    ) -> None:
+        self._desk = desk
+        self._clock = clock
+        self._exchange = exchange
+        self._archive = archive
+        self._heard = _Heard(observer or Observer())
+        self._position = 0
+        self._next_timer: Instant | None = None
+
+    async def begin(self) -> None:
+        """Loads the live states, as every start does."""
+        desk = self._desk
+        self._position, states, _ = await live_states(desk.log)
+        self._scheduler = Scheduler(
+            desk.log, self._clock, Timetable.from_states(states), buy_late_limit=desk.policy.buy_late_limit
+        )
+        self._listener = MarketListener(
+            desk.log,
+            _NoFeed(),
+            self._clock,
+            desk.calendar,
+            StopIndex.from_states(states),
+            observer=self._heard,
+        )
+        self._orders = OpenOrders()
+        self._orders.start(states)
+        pollers: dict[int, Poller] = {}
+
+        async def poll(user_id: int, strategies: frozenset[int]) -> int:
+            poller = pollers.setdefault(user_id, Poller(desk, user_id))
+            return await poller.poll(strategies)
+
+        self._updates = Updates(brokers=desk.brokers, clock=self._clock, poll=poll, orders=self._orders)
+        self._worker = Worker(desk, consumer="day")
+        await self._listener.begin()
+        await self.settle()
+
+    async def play(self, ticks: Iterable[Tick], progress: Callable[[Instant, int], None] | None = None) -> int:
+        """Lives through the ticks, in the order of the recording; answers how many there were."""
+        count = 0
+        for at, batch in _moments(ticks):
+            await self.until(at)
+            await self._market(batch)
+            count += len(batch)
+            if progress is not None:
+                progress(at, len(batch))
+        return count
+
+    async def until(self, at: Instant) -> None:
+        """Moves on to `at`, stopping wherever something is due. A time that is past changes nothing."""
+        while (due := self._next_due()) is not None and due <= at:
+            self._clock.set(max(due, self._clock.now()))
+            await self.settle()
+        if at > self._clock.now():
+            self._clock.set(at)
+
+    async def finish(self) -> list[State]:
+        """Goes on until nothing is due any more, or the aftermath is over; answers the final states."""
+        end = self._clock.now() + AFTERMATH
+        await self.until(end)
+        await self.settle()
+        _, states, _ = await live_states(self._desk.log)
+        return states
+
+    async def settle(self) -> None:
+        """Lets everything happen that can happen now."""
+        for _ in range(10_000):
+            done = await self._worker.step()
+            done += await self._follow()
+            done += await self._scheduler.step(self._clock.now())
+            done += await self._updates.step()
+            if not done:
+                break
+        else:
+            raise NoRest(f"the engine does not come to rest at position {self._position}")
+        await self._archive()
+        self._next_timer = await next_timer(self._desk.log)
+
+    async def _market(self, batch: list[Tick]) -> None:
+        received_at = time.perf_counter_ns()
+        self._heard.triggers = 0
+        await self._listener.on_ticks(batch, received_at)
+        if self._orders.any_open():
+            for tick in batch:
+                await self._exchange.on_tick(tick)
+            await self.settle()
+        elif self._heard.triggers:
+            await self.settle()
+
+    async def _follow(self) -> int:
+        """Tells the sources what is new in the log."""
+        count = 0
+        async for recorded in self._desk.log.read(after=self._position):
+            self._position = recorded.position
+            self._scheduler.apply(recorded)
+            self._orders.apply(recorded)
+            await self._listener.on_event(recorded)
+            count += 1
+        return count
+
+    def _next_due(self) -> Instant | None:
+        times = (self._scheduler.next_due(), self._next_timer, self._clock.next_at())
+        return min((at for at in times if at is not None), default=None)
+
+
+def _moments(ticks: Iterable[Tick]) -> Iterator[tuple[Instant, list[Tick]]]:
+    """Ticks of one stamp are one batch; the order of arrival is kept, also where stamps step back."""
+    for at, batch in groupby(ticks, key=lambda tick: tick.at):
+        yield at, list(batch)
+
+
+class _Heard(Observer):
+    """Counts the triggers, and passes everything on."""
+
+    def __init__(self, inner: Observer) -> None:
+        self._inner = inner
+        self.triggers = 0
+
+    def received(self, batch: Sequence[Tick], received_at: int) -> None:
+        self._inner.received(batch, received_at)
+
+    def triggered(self, stops: Sequence[Stop], received_at: int) -> None:
+        self.triggers += len(stops)
+        self._inner.triggered(stops, received_at)
+
+    def dropped(self, reason: Verdict, count: int) -> None:
+        self._inner.dropped(reason, count)
+
+
+class _NoFeed:
+    """The day hands its ticks over itself."""
+
+    name = "day"
+    symbols: frozenset[str] = frozenset()
+
+    def subscribe(self, symbols: frozenset[str]) -> None:
+        """All ticks come anyway."""
+
+    def reconnect(self) -> None:
+        """There is no connection."""
+
+    async def ticks(self) -> AsyncIterator[FeedItem]:
+        return
+        yield []
+
+
+_feed: type[Feed] = _NoFeed
