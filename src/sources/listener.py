@@ -101,6 +101,7 @@ class MarketListener:
         self._group: asyncio.TaskGroup | None = None
         self._sending: set[asyncio.Task[None]] = set()
         self._to_write = asyncio.Event()
+        self._to_report = asyncio.Event()
         self._stopping = asyncio.Event()
 
     # --- pure: what a tick or an event means ------------------------------------------------------------------------
@@ -219,6 +220,9 @@ class MarketListener:
     async def _send(self, hits: Sequence[tuple[Stop, Tick]], notices: Sequence[NewEvent] = ()) -> None:
         self._unsent += [_trigger(stop, tick) for stop, tick in hits]
         self._unsent += notices
+        await self._send_unsent()
+
+    async def _send_unsent(self) -> None:
         while self._unsent:
             some = self._unsent[:AT_ONCE]
             await append(self._log, some)
@@ -242,6 +246,7 @@ class MarketListener:
                 group.create_task(self._listen(), name="listener: feed"),
                 group.create_task(self._watch(), name="listener: silence"),
                 group.create_task(self._write_prices(), name="listener: prices"),
+                group.create_task(self._report(), name="listener: reports"),
             ]
             await self._stopping.wait()
             for service in services:
@@ -252,6 +257,7 @@ class MarketListener:
                     task.cancel()
         self._group = None
         try:
+            await self._send_unsent()
             await self._prices.flush(self._clock.now(), everything=True)
         except LogUnavailable as error:
             self._observer.unavailable(error)
@@ -278,36 +284,30 @@ class MarketListener:
                         failures = 0
                 return  # it has ended, as a recording does
             except FeedError as error:
-                self._append_soon([], 0, self._feed_said(Disconnected(str(error))))
+                self._report_soon(self._feed_said(Disconnected(str(error))))
             await self._clock.sleep(BACK_OFF[min(failures, len(BACK_OFF) - 1)])
             failures += 1
 
     def _take(self, item: FeedItem, received_at: int) -> None:
         if not isinstance(item, list):
-            self._append_soon([], received_at, self._feed_said(item))
+            self._report_soon(self._feed_said(item))
             return
         hits = self.look(item)
         if hits:
             self._append_soon(hits, received_at)
-        restored = self._restored()
-        if restored:
-            self._append_soon([], received_at, restored)
+        self._report_soon(self._restored())
         self._observer.received(item, received_at)
         self._to_write.set()
 
-    def _append_soon(
-        self, hits: Sequence[tuple[Stop, Tick]], received_at: int, notices: Sequence[NewEvent] = ()
-    ) -> None:
+    def _append_soon(self, hits: Sequence[tuple[Stop, Tick]], received_at: int) -> None:
         """Append in a task of its own, so that neither the next tick nor a price waits for the log."""
-        events = [_trigger(stop, tick) for stop, tick in hits] + list(notices)
-        if not events or self._group is None:
-            return
-        stops = [stop for stop, _ in hits]
-        task = self._group.create_task(self._append_until_done(events, stops, received_at))
+        assert self._group is not None  # noqa: S101 (only `run` comes here)
+        task = self._group.create_task(self._append_until_done(hits, received_at))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
-    async def _append_until_done(self, events: list[NewEvent], stops: list[Stop], received_at: int) -> None:
+    async def _append_until_done(self, hits: Sequence[tuple[Stop, Tick]], received_at: int) -> None:
+        events = [_trigger(stop, tick) for stop, tick in hits]
         for start in range(0, len(events), AT_ONCE):
             some = events[start : start + AT_ONCE]
 
@@ -315,13 +315,24 @@ class MarketListener:
                 await append(self._log, some)
 
             await until_available(self._clock, attempt, self._observer.unavailable)
-        if stops:
-            self._observer.triggered(stops, received_at)
+        self._observer.triggered([stop for stop, _ in hits], received_at)
+
+    def _report_soon(self, notices: Sequence[NewEvent]) -> None:
+        """Append behind what was reported before, so that the log tells it in its order."""
+        if notices:
+            self._unsent += notices
+            self._to_report.set()
+
+    async def _report(self) -> None:
+        while True:
+            await self._to_report.wait()
+            self._to_report.clear()
+            await until_available(self._clock, self._send_unsent, self._observer.unavailable)
 
     async def _watch(self) -> None:
         while True:
             await self._clock.sleep(WATCH_EVERY)
-            self._append_soon([], 0, self._fell_silent(self._clock.now()))
+            self._report_soon(self._fell_silent(self._clock.now()))
 
     async def _write_prices(self) -> None:
         while True:

@@ -141,6 +141,13 @@ async def wait_for(log: EventLog, count: int, *types: type[Event], seconds: floa
     raise AssertionError("the follower ended")
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """As soon as the condition holds; the other tasks run meanwhile."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 (what is waited for tells nobody)
+            await asyncio.sleep(0)
+
+
 async def catch_up(log: EventLog, apply: Callable[[Recorded], object], after: int) -> int:
     """Let a projection follow to the present end; the position that it is at then."""
     async for each in log.read(after):
