@@ -1,5 +1,7 @@
 """The tables of the SQL projections."""
 
+import datetime as dt
+
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -18,7 +20,7 @@ from sqlalchemy import (
 
 from eventstore.archive_tables import Instant, metadata
 
-__all__ = ["order_logs", "parked", "strategies"]
+__all__ = ["moment", "order_logs", "parked", "storable", "strategies"]
 
 Exact = Numeric()
 """As many digits as there are: an average price may lie off the tick grid."""
@@ -103,3 +105,16 @@ parked = Table(
     PrimaryKeyConstraint("partition", "position", "group"),
     CheckConstraint("state IN ('parked', 'retried', 'dismissed')", name="state"),
 )
+
+
+def moment(at: int) -> dt.datetime | None:
+    """An instant as these tables have it; 0 stands for none."""
+    return _EPOCH + dt.timedelta(microseconds=at) if at else None
+
+
+def storable(text: str | None) -> str | None:
+    """Text without the one character that PostgreSQL refuses; None for none."""
+    return text.replace("\0", "\ufffd") if text else None
+
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

@@ -1,0 +1,211 @@
+"""The archive: every event of the log for ever, as the exact bytes of its envelope, in PostgreSQL.
+
+`store` writes within the caller's transaction, with the checkpoint that says how far the archive reaches, so that what
+else is written there stands for exactly the same events.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import psycopg
+import sqlalchemy.exc
+from msgspec import Struct
+from sqlalchemy import ARRAY, BigInteger, any_, func, literal, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from eventstore.archive_tables import checkpoint, events, log_identity
+from eventstore.envelope import Owner, Raw, Recorded, decode, owner_of
+from eventstore.errors import LogError, LogLost, LogUnavailable
+
+__all__ = ["CHECKPOINT", "OUTAGES", "ArchiveGap", "PostgresArchive", "archive_outages"]
+
+CHECKPOINT = "archive"
+"""The name of the archive's own checkpoint."""
+PAGE = 1000
+_BIGGEST = 2**63 - 1
+
+OUTAGES = (
+    OSError,
+    TimeoutError,
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.InterfaceError,
+    sqlalchemy.exc.InternalError,
+    sqlalchemy.exc.TimeoutError,
+    sqlalchemy.exc.PendingRollbackError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.InternalError,
+)
+"""What passes by itself: no connection, no answer, a deadlock, a disk that is full, a server that is starting."""
+
+
+class ArchiveGap(LogError):
+    """A batch does not continue what is archived. Nothing was written."""
+
+
+@contextmanager
+def archive_outages() -> Iterator[None]:
+    """For readers of the log: an archive that does not answer is a log that does not answer."""
+    try:
+        yield
+    except OUTAGES as error:
+        raise LogUnavailable(f"no answer from the archive: {error}") from error
+
+
+class PostgresArchive:
+    """The archive of one partition."""
+
+    def __init__(self, engine: AsyncEngine, partition: int = 0) -> None:
+        self.engine = engine
+        self.partition = partition
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def last_position(self) -> int:
+        """How far the archive reaches; 0 for an empty one. Raises LogUnavailable."""
+        with archive_outages():
+            async with self.engine.connect() as connection:
+                return await self.reached(connection)
+
+    async def read(self, after: int, until: int | None) -> AsyncIterator[Recorded]:
+        """The archived events after `after`, up to `until` or the end. Raises CorruptEvent, LogUnavailable."""
+        until = _BIGGEST if until is None else until
+        while True:
+            entries = await self.entries(after, until, PAGE)
+            for raw in entries:
+                yield decode(raw)
+            if len(entries) < PAGE:
+                return
+            after = entries[-1].position
+
+    async def entries(self, after: int, until: int, limit: int | None = None) -> list[Raw]:
+        """The entries of a range as they were in the streams, at most `limit`. Raises LogUnavailable."""
+        found = _entries.where(
+            events.c.partition == self.partition, events.c.position > after, events.c.position <= until
+        ).order_by(events.c.position)
+        with archive_outages():
+            async with self.engine.connect() as connection:
+                return await _raws(connection, found.limit(limit))
+
+    async def histories(
+        self, connection: AsyncConnection, strategy_ids: Sequence[int], until: int = _BIGGEST
+    ) -> list[Raw]:
+        """All that happened to these strategies, in position order."""
+        found = _entries.where(
+            events.c.partition == self.partition,
+            events.c.strategy_id == any_(literal(list(strategy_ids), ARRAY(BigInteger))),
+            events.c.version > 0,
+            events.c.position <= until,
+        )
+        return await _raws(connection, found.order_by(events.c.position))
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    async def identify(self, connection: AsyncConnection, epoch: str, log_id: str) -> None:
+        """The archive is of this log from its first event on. Raises LogLost when it is another one's."""
+        mine = {"partition": self.partition, "epoch": epoch, "log_id": log_id}
+        await connection.execute(insert(log_identity).values(mine).on_conflict_do_nothing())
+        found = select(log_identity.c.epoch, log_identity.c.log_id).where(log_identity.c.partition == self.partition)
+        kept = (await connection.execute(found)).one()
+        if (kept.epoch, kept.log_id) != (epoch, log_id):
+            raise LogLost(
+                f"the archive belongs to log {kept.log_id}, epoch {kept.epoch}; this is {log_id}, epoch {epoch}"
+            )
+
+    async def reached(self, connection: AsyncConnection, *, lock: bool = False) -> int:
+        """The checkpoint. With `lock` it is this transaction's: whoever else wants to write waits."""
+        if lock:
+            mine = {"name": CHECKPOINT, "partition": self.partition, "position": 0}
+            await connection.execute(insert(checkpoint).values(mine).on_conflict_do_nothing())
+        found = select(checkpoint.c.position).where(
+            checkpoint.c.name == CHECKPOINT, checkpoint.c.partition == self.partition
+        )
+        return (await connection.execute(found.with_for_update() if lock else found)).scalar_one_or_none() or 0
+
+    async def store(self, connection: AsyncConnection, raws: Sequence[Raw]) -> int:
+        """Archive the entries and move the checkpoint, in the transaction of `connection`. How many were new.
+
+        Those at or under the checkpoint are there already. Raises ArchiveGap when the rest does not follow it at once.
+        """
+        reached = await self.reached(connection, lock=True)
+        new = [raw for raw in raws if raw.position > reached]
+        for expected, raw in enumerate(new, reached + 1):
+            if raw.position != expected:
+                raise ArchiveGap(f"the archive reaches to {expected - 1}, and {raw.position} was to follow")
+        if not new:
+            return 0
+        await self._copy(connection, new)
+        await connection.execute(
+            update(checkpoint)
+            .where(checkpoint.c.name == CHECKPOINT, checkpoint.c.partition == self.partition)
+            .values(position=new[-1].position, updated_at=func.clock_timestamp())
+        )
+        return len(new)
+
+    async def _copy(self, connection: AsyncConnection, raws: Sequence[Raw]) -> None:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        async with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+            copy.set_types(_TYPES)
+            partition = self.partition
+            for raw in raws:
+                what, strategy_id, user_id = _index(raw.envelope)
+                await copy.write_row(
+                    (
+                        partition,
+                        raw.position,
+                        str(raw.stream),
+                        raw.version if raw.version <= _BIGGEST else 0,
+                        raw.recorded_at if raw.recorded_at <= _BIGGEST else 0,
+                        what,
+                        strategy_id,
+                        user_id,
+                        raw.envelope,
+                    )
+                )
+
+
+_entries = select(events.c.position, events.c.stream, events.c.version, events.c.recorded_at, events.c.envelope)
+_COPY = (
+    "COPY events (partition, position, stream, version, recorded_at, type, strategy_id, user_id, envelope)"
+    " FROM STDIN (FORMAT BINARY)"
+)
+_TYPES = ["int2", "int8", "varchar", "int8", "int8", "text", "int8", "int8", "bytea"]
+
+
+async def _raws(connection: AsyncConnection, statement: Any) -> list[Raw]:
+    return [Raw(*row) for row in await connection.execute(statement)]
+
+
+class _Type(Struct, frozen=True, gc=False):
+    type: str
+
+
+class _Index(Struct, frozen=True, array_like=True, gc=False):
+    format: int
+    event_id: str
+    strategy_id: int
+    user_id: int
+    correlation_id: str
+    causation_id: str
+    writer: str
+    event: _Type
+
+
+_read_index = msgspec.msgpack.Decoder(_Index).decode
+
+
+def _index(envelope: bytes) -> tuple[str, int | None, int | None]:
+    """What the columns say that only find an entry: its type, strategy and user, as far as they can be told."""
+    try:
+        it: _Index | Owner = _read_index(envelope)
+        what = it.event.type if isinstance(it, _Index) else ""
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        it, what = owner_of(envelope), ""
+    return what.replace("\0", ""), _id(it.strategy_id), _id(it.user_id)
+
+
+def _id(number: int) -> int | None:
+    return number if 0 < number <= _BIGGEST else None
