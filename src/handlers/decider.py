@@ -29,11 +29,13 @@ from eventstore.batch import (
     NoPermit,
     NotPending,
     RuntimeWrite,
+    WrongEpoch,
 )
 from eventstore.envelope import Dedupe, NewEvent, Recorded
 from eventstore.errors import LogLost, LogUnavailable
 from handlers.desk import Desk
 from handlers.limits import next_window, window_of
+from handlers.repair import look_soundly
 from projections.runtime import encode_change
 
 T = TypeVar("T")
@@ -82,7 +84,7 @@ async def take_turn(desk: Desk, strategy_id: int, decide: Decide, wake: Wake, de
     lost = False
     day_spent = False
     while True:
-        state, facts = await desk.look(strategy_id, wake.event_id)
+        state, facts = await look_soundly(desk, strategy_id, wake.event_id)
         decision = decide(state, structs.replace(facts, day_spent=True) if day_spent else facts)
         if decision is None:
             return Turn(state, None)
@@ -109,10 +111,16 @@ async def take_turn(desk: Desk, strategy_id: int, decide: Decide, wake: Wake, de
                 waited = await desk.log.append(
                     [], expected=state.version, runtime=wait, ack=wake.ack, strategy_id=strategy_id
                 )
+                if isinstance(waited, WrongEpoch):
+                    raise _lost(desk, waited)
                 if not isinstance(waited, Conflict):
                     return Turn(state, None, result)
             case _:
-                raise LogLost(f"this process belongs to epoch {desk.log.epoch}, the log is at {result.actual}")
+                raise _lost(desk, result)
+
+
+def _lost(desk: Desk, answer: WrongEpoch) -> LogLost:
+    return LogLost(f"this process belongs to epoch {desk.log.epoch}, the log is at {answer.actual}")
 
 
 def decided(state: State, events: Sequence[Event]) -> Decision:

@@ -8,10 +8,11 @@ from domain.calendar import Calendar
 from domain.clock import Clock
 from domain.facts import Facts, Halt, Policy
 from domain.strategy import State
+from eventstore.loading import Loaded
 from eventstore.log import EventLog
 from handlers.limits import Limits
 from projections.prices import decode_price
-from projections.runtime import decode_state
+from projections.runtime import CorruptState, decode_state
 
 
 class Desk(Struct, frozen=True, kw_only=True):
@@ -33,7 +34,7 @@ class Desk(Struct, frozen=True, kw_only=True):
         if strategy_id not in self.known:
             await self._meet(strategy_id)
         user_id, symbol = self.known[strategy_id]
-        loaded = await self.log.load(strategy_id, user_id=user_id, symbol=symbol)
+        loaded = await self._load(strategy_id, user_id, symbol)
         state = decode_state(strategy_id, loaded.strategy, loaded.runtime)
         price = decode_price(loaded.price)
         return state, Facts(
@@ -50,11 +51,17 @@ class Desk(Struct, frozen=True, kw_only=True):
         )
 
     async def _meet(self, strategy_id: int) -> None:
-        loaded = await self.log.load(strategy_id)
+        loaded = await self._load(strategy_id)
         if not loaded.strategy:
             raise NoStrategy(f"strategy {strategy_id} is not in this log")
         state = decode_state(strategy_id, loaded.strategy, loaded.runtime)
         self.known[strategy_id] = (state.user_id, state.symbol)
+
+    async def _load(self, strategy_id: int, user_id: int | None = None, symbol: str | None = None) -> Loaded:
+        try:
+            return await self.log.load(strategy_id, user_id=user_id, symbol=symbol)
+        except UnicodeDecodeError as error:
+            raise CorruptState(f"strategy {strategy_id}: {error}") from error
 
 
 class NoStrategy(LookupError):

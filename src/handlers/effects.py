@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from brokers.port import Broker, Changing, NotPlaced, Placing, Unanswered
+from brokers.port import Broker, Changing, NotPlaced, Placing, Refused, Unanswered
 from domain.decide import NO_SESSION, Decision
 from domain.events import CancelRequested, Event, Intent, ModifyRequested
 from domain.facts import Facts
@@ -19,6 +19,9 @@ from handlers.decider import Turn, Wake, decided, persist, take_turn
 from handlers.desk import Desk
 
 Effect = Intent | CancelRequested | ModifyRequested
+UNREACHABLE = "BROKER_UNREACHABLE"
+"""The reason code of an order for which no connection to the broker could be had."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -27,16 +30,20 @@ def effects_of(turn: Turn) -> list[tuple[Effect, Wake]]:
     return [(event, cause) for event, cause in turn.story if isinstance(event, Effect)] if turn.written else []
 
 
+Events = Callable[[State, Facts], tuple[Event, ...]]
+"""What came of it, as the events that a state lacks."""
+
+
 async def carry_out(desk: Desk, state: State, effect: Effect, cause: Wake) -> None:
     """Asks the broker once and appends what came of it. An exit is never held back by anything but its deadline."""
+    await record(desk, state.id, await ask(desk, state, effect), cause)
+
+
+async def ask(desk: Desk, state: State, effect: Effect) -> Events:
+    """Asks the broker once."""
     if isinstance(effect, Intent):
-        events = await _send(desk, state.id, state.user_id, effect)
-    else:
-        events = await _change(desk, state.user_id, effect)
-    await record(desk, state.id, events, cause)
-
-
-Events = Callable[[State, Facts], tuple[Event, ...]]
+        return await _send(desk, state.id, state.user_id, effect)
+    return await _change(desk, state.user_id, effect)
 
 
 async def record(desk: Desk, strategy_id: int, events: Events, cause: Wake) -> State:
@@ -51,16 +58,20 @@ async def record(desk: Desk, strategy_id: int, events: Events, cause: Wake) -> S
 
 
 async def _send(desk: Desk, strategy_id: int, user_id: int, intent: Intent) -> Events:
-    now = desk.clock.now()
+    if intent.kind is Kind.BUY and (reason := await _halted(desk, strategy_id)) is not None:
+        return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.HALTED, {"reason": reason})
+    try:
+        broker = await desk.brokers.of(user_id)
+    except Exception as error:
+        log.exception("broker_failed", call="of", tag=intent.tag)
+        unreachable = NotPlaced(UNREACHABLE, curable=True, text=f"{type(error).__name__}: {error}")
+        return lambda state, facts: outcomes.placing(state, intent, unreachable, facts)
+    if broker is None:
+        return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.NO_SESSION, {"cure": "connect the broker"})
+    now = desk.clock.now()  # the last thing before it goes out: whatever came before may have taken time
     if now > intent.deadline:
         told = {"deadline": str(intent.deadline), "now": str(now)}
         return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.TOO_LATE, told)
-    if intent.kind is Kind.BUY and (reason := await _halted(desk, strategy_id)) is not None:
-        return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.HALTED, {"reason": reason})
-    broker = await desk.brokers.of(user_id)
-    if broker is None:
-        refused = NotPlaced(NO_SESSION, curable=False, session=True)
-        return lambda state, facts: outcomes.placing(state, intent, refused, facts)
     answer = await _ask_to_place(broker, intent)
     return lambda state, facts: outcomes.placing(state, intent, answer, facts)
 
@@ -83,17 +94,18 @@ async def _ask_to_place(broker: Broker, intent: Intent) -> Placing:
 
 
 async def _change(desk: Desk, user_id: int, asked: CancelRequested | ModifyRequested) -> Events:
-    broker = await desk.brokers.of(user_id)
     answer: Changing
-    if broker is None:
-        answer = Unanswered(NO_SESSION)
-    else:
-        try:
-            if isinstance(asked, CancelRequested):
-                answer = await broker.cancel(asked.order_id)
-            else:
-                answer = await broker.modify(asked.order_id, price=asked.price)
-        except Exception as error:
-            log.exception("broker_failed", call=asked.type, tag=asked.tag)
-            answer = Unanswered(f"{type(error).__name__}: {error}")
+    try:
+        broker = await desk.brokers.of(user_id)
+        if broker is None:
+            answer = Refused(NO_SESSION)
+        elif desk.clock.now() > asked.deadline:
+            answer = Refused("TOO_LATE")
+        elif isinstance(asked, CancelRequested):
+            answer = await broker.cancel(asked.order_id)
+        else:
+            answer = await broker.modify(asked.order_id, price=asked.price)
+    except Exception as error:
+        log.exception("broker_failed", call=asked.type, tag=asked.tag)
+        answer = Unanswered(f"{type(error).__name__}: {error}")
     return lambda state, _: outcomes.changing(state, asked, answer)

@@ -48,6 +48,9 @@ def placing(state: State, intent: Intent, answer: Placing, facts: Facts) -> tupl
         case Unanswered() if order.phase is Phase.SENDING:
             unknown = OrderOutcomeUnknown(tag=order.tag, doubt=Doubt.AMBIGUOUS, text=answer.text)
             return unknown, *outcome_alerts(order, facts)
+        case Unanswered() if order.phase is Phase.UNKNOWN and order.doubt is Doubt.DEAD_SENDER:
+            # the sender was thought dead and is not: the order may still surface, so the quarantine is the long one
+            return (OrderOutcomeUnknown(tag=order.tag, doubt=Doubt.AMBIGUOUS, text=answer.text),)
         case _:
             return ()
 

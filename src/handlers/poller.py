@@ -4,18 +4,24 @@ The book is the truth; what wakes a reading is a hint (architecture §5.5). Any 
 the state decides what is new.
 """
 
+from collections.abc import Awaitable
+
 import structlog
 
 from brokers.port import BookOrder, BookStatus, Broker, BrokerError
 from domain.events import AlertTriggered, UnknownOrderSeen
+from domain.facts import Facts
+from domain.strategy import State
 from domain.tags import parse_tag
-from domain.values import Code, Phase, Severity, Tag
+from domain.values import Code, Instant, Phase, Severity, Tag
 from eventstore.envelope import Dedupe, NewEvent
+from eventstore.errors import LogLost, LogUnavailable
 from handlers import outcomes
 from handlers.decider import Wake, persist
 from handlers.desk import Desk, NoStrategy
 from handlers.effects import record
 from handlers.reconcile import Searches
+from handlers.repair import look_soundly
 
 Seen = tuple[BookStatus, int]
 log = structlog.get_logger(__name__)
@@ -33,21 +39,35 @@ class Poller:
 
     async def poll(self, strategies: frozenset[int]) -> int:
         """One reading of the book; `strategies` may have unresolved orders. A failed reading is no reading."""
-        broker = await self._desk.brokers.of(self._user_id)
-        if broker is None:
-            return 0
+        asked_at = self._desk.clock.now()
         try:
+            broker = await self._desk.brokers.of(self._user_id)
+            if broker is None:
+                self._searches.failed(asked_at)
+                return 0
             rows = await broker.orders()
         except BrokerError as error:
-            self._searches.failed(self._desk.clock.now())
+            self._searches.failed(asked_at)
             log.warning("book_not_read", user_id=self._user_id, why=f"{type(error).__name__}: {error}")
             return 0
-        self._searches.read(self._desk.clock.now())
+        self._searches.read(asked_at)
         written = 0
         for row in rows:
-            written += await self._tell(broker, row)
-        written += await self._reconcile(strategies, frozenset(row.tag for row in rows if row.tag))
+            written += await self._alone(row.tag or row.order_id, self._tell(broker, row))
+        shown = frozenset(row.tag for row in rows if row.tag)
+        for strategy_id in sorted(strategies):
+            written += await self._alone(strategy_id, self._reconcile(strategy_id, shown, asked_at))
         return written
+
+    async def _alone(self, what: str | int, work: Awaitable[int]) -> int:
+        """One order that cannot be dealt with does not keep the others waiting; the next reading tries again."""
+        try:
+            return await work
+        except (LogUnavailable, LogLost):
+            raise
+        except Exception as error:
+            log.exception("not_reconciled", user_id=self._user_id, what=what, error=str(error))
+            return 0
 
     async def _tell(self, broker: Broker, row: BookOrder) -> int:
         """Tells the strategy that the row belongs to."""
@@ -59,35 +79,36 @@ class Poller:
             written = await self._report(broker, row)
         else:
             try:
-                written = await self._book(parts.strategy_id, Tag(row.tag or ""), row)
+                written = await self._book(broker, parts.strategy_id, Tag(row.tag or ""), row)
             except NoStrategy:
                 written = await self._report(broker, row)
         self._seen[row.order_id] = seen
         return written
 
-    async def _book(self, strategy_id: int, tag: Tag, row: BookOrder) -> int:
-        before, _ = await persist(lambda: self._desk.look(strategy_id), self._desk.clock)
-        if before.find(tag) is not None:
-            self._searches.settled(tag)
+    async def _book(self, broker: Broker, strategy_id: int, tag: Tag, row: BookOrder) -> int:
+        before, _ = await self._look(strategy_id)
+        if before.user_id != self._user_id or before.find(tag) is None:
+            return await self._report(broker, row)  # it bears our sign, but nobody here ever asked for it
+        self._searches.settled(tag)
         if not outcomes.booked(before, tag, row):
             return 0
         after = await record(self._desk, strategy_id, lambda state, _: outcomes.booked(state, tag, row), Wake())
         return after.version - before.version
 
-    async def _reconcile(self, strategies: frozenset[int], shown: frozenset[str]) -> int:
-        """The unknown orders that this reading did not show: given up once they are certainly absent."""
-        written = 0
-        for strategy_id in sorted(strategies):
-            state, facts = await persist(lambda s=strategy_id: self._desk.look(s), self._desk.clock)  # type: ignore[misc]
-            order = state.order
-            if order is None or order.phase is not Phase.UNKNOWN or order.tag in shown:
-                continue
-            if self._searches.missed(order, facts.now):
-                tag = order.tag
-                await record(self._desk, strategy_id, lambda s, _, t=tag: outcomes.absent(s, t), Wake())  # type: ignore[misc]
-                self._searches.settled(tag)
-                written += 1
-        return written
+    async def _look(self, strategy_id: int) -> tuple[State, Facts]:
+        return await persist(lambda: look_soundly(self._desk, strategy_id), self._desk.clock)
+
+    async def _reconcile(self, strategy_id: int, shown: frozenset[str], asked_at: Instant) -> int:
+        """An unknown order that the reading of `asked_at` did not show: given up once it is certainly absent."""
+        state, _ = await self._look(strategy_id)
+        order = state.order
+        if order is None or order.phase is not Phase.UNKNOWN or order.tag in shown:
+            return 0
+        if not self._searches.missed(order, asked_at):
+            return 0
+        await record(self._desk, strategy_id, lambda now, _: outcomes.absent(now, order.tag), Wake())
+        self._searches.settled(order.tag)
+        return 1
 
     async def _report(self, broker: Broker, row: BookOrder) -> int:
         """An order of unknown origin: reported, never adopted."""

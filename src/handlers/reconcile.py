@@ -9,22 +9,19 @@ from dataclasses import dataclass, field
 
 from domain.facts import Policy
 from domain.strategy import Order
-from domain.values import Doubt, Duration, Instant, Tag
+from domain.values import DAY, Doubt, Instant, Tag
 
 
 def quarantine_ends(order: Order, policy: Policy) -> Instant:
     """The earliest moment at which the order may be called absent: 120 s after an ambiguous answer (orders were seen to
     surface after 8 to 90 s), 10 s after a dead sender."""
-    due = order.deadline + policy.request_timeout + policy.skew
     dead = order.doubt is Doubt.DEAD_SENDER
-    return due + (policy.quarantine_dead_sender if dead else policy.quarantine_ambiguous)
+    return answer_due(order, policy) + (policy.quarantine_dead_sender if dead else policy.quarantine_ambiguous)
 
 
-@dataclass
-class _Search:
-    since: Instant
-    readings: int = 0
-    blind: Duration = 0
+def answer_due(order: Order, policy: Policy) -> Instant:
+    """The last moment at which the broker may have heard of the order, by any worker's clock."""
+    return order.deadline + policy.request_timeout + policy.skew
 
 
 @dataclass
@@ -32,8 +29,10 @@ class Searches:
     """The unknown orders of one account, and how often the book was read without them."""
 
     policy: Policy
-    _searches: dict[Tag, _Search] = field(default_factory=dict)
+    _readings: dict[Tag, int] = field(default_factory=dict)
     _dark_since: Instant | None = None
+    _dark: list[tuple[Instant, Instant]] = field(default_factory=list)
+    """The spans of the last day in which the book could not be read."""
 
     def failed(self, now: Instant) -> None:
         """The book could not be read."""
@@ -43,17 +42,17 @@ class Searches:
     def read(self, now: Instant) -> None:
         """The book could be read: the time since the first failure does not count for any search."""
         if self._dark_since is not None:
-            for search in self._searches.values():
-                search.blind += max(0, now - max(self._dark_since, search.since))
+            self._dark = [span for span in self._dark if span[1] > now - DAY]
+            self._dark.append((self._dark_since, now))
             self._dark_since = None
 
     def missed(self, order: Order, now: Instant) -> bool:
         """A reading at `now` did not show the order: is it absent?"""
-        search = self._searches.setdefault(order.tag, _Search(now))
-        search.readings += 1
-        enough = search.readings >= self.policy.sufficient_readings
-        return enough and now >= quarantine_ends(order, self.policy) + search.blind
+        readings = self._readings[order.tag] = self._readings.get(order.tag, 0) + 1
+        due = answer_due(order, self.policy)
+        blind = sum(max(0, until - max(since, due)) for since, until in self._dark)
+        return readings >= self.policy.sufficient_readings and now >= quarantine_ends(order, self.policy) + blind
 
     def settled(self, tag: Tag) -> None:
         """The order was found, or given up."""
-        self._searches.pop(tag, None)
+        self._readings.pop(tag, None)

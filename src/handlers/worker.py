@@ -5,15 +5,18 @@ tasks of their own, so a slow broker holds up no lane.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 import structlog
 from msgspec import structs
 
 from domain.events import AlertTriggered, SafetyAbort, UserHalted, UserResumed
-from domain.values import Abort, Code, Severity
+from domain.strategy import State
+from domain.values import Abort, Code, Instant, Severity
+from eventstore.batch import RuntimeWrite
+from eventstore.clients import commands
 from eventstore.envelope import Dedupe, NewEvent, Recorded
-from eventstore.errors import CorruptEvent, LogLost, LogUnavailable
+from eventstore.errors import LogLost, LogUnavailable
 from eventstore.lanes import Delivery, Lanes, Undecodable
 from eventstore.members import user_strategies
 from eventstore.parked import park
@@ -21,7 +24,8 @@ from eventstore.timers import claim_due
 from handlers.advance import advance
 from handlers.decider import Wake, persist
 from handlers.desk import Desk, NoStrategy
-from handlers.effects import carry_out, effects_of
+from handlers.effects import effects_of
+from handlers.sends import Sends
 from projections.runtime import CorruptState
 
 TIMER_PERIOD = 100_000
@@ -54,28 +58,48 @@ class Worker:
             concurrency=concurrency,
             on_poison=self._poisoned,
         )
+        self._sends = Sends(desk, on_failure=self._send_failed, on_lost=self._lose)
         self._stopping = asyncio.Event()
-        self._spawn: Callable[[Awaitable[None]], Awaitable[None]] = _inline
+        self._by_hand = True
+        self._lost: LogLost | None = None
+        self._lost_now = asyncio.Event()
 
     async def run(self) -> None:
         """Until `stop` and everything begun is finished. Raises LogLost."""
-        async with asyncio.TaskGroup() as sends:
-
-            async def spawn(work: Awaitable[None]) -> None:
-                sends.create_task(_as_coroutine(work))
-
-            self._spawn = spawn
+        self._by_hand = False
+        try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._lanes.run())
-                group.create_task(self._mind_timers())
+                guard = group.create_task(self._stop_when_lost())
+                timers = group.create_task(self._mind_timers())
+                await self._lanes.run()
+                self._stopping.set()
+                await timers
+                guard.cancel()
+        except* LogLost as lost:
+            self._lost = self._lost or _first(lost)
+        finally:
+            await self._sends.drain()
+        if self._lost is not None:
+            raise self._lost
 
     async def stop(self) -> None:
         self._stopping.set()
         await self._lanes.stop()
 
     async def step(self) -> int:
-        """How much was done. Zero means: nothing can be done until something happens or time goes on."""
-        return await self._lanes.step() + await self._claim()
+        """How much was done. Zero means: nothing can be done until something happens or time goes on.
+
+        Calls to the broker that wait for the clock are left waiting; a later step goes on with them. While the log
+        cannot be reached, the step itself may wait for the clock.
+        """
+        done = await self._sends.step() + await self._lanes.step() + await self._claim() + await self._sends.step()
+        if self._lost is not None:
+            raise self._lost
+        return done
+
+    def drop(self) -> None:
+        """Gives up the calls under way, as if the process had died: for simulations."""
+        self._sends.drop()
 
     async def _handle(self, delivery: Delivery) -> None:
         recorded = delivery.recorded
@@ -90,7 +114,10 @@ class Worker:
     async def _advance(self, strategy_id: int, wake: Wake) -> None:
         turn = await advance(self._desk, strategy_id, wake)
         for effect, cause in effects_of(turn):
-            await self._spawn(carry_out(self._desk, turn.state, effect, cause))
+            if self._by_hand:
+                await self._sends.begin(turn.state, effect, cause)
+            else:
+                self._sends.start(turn.state, effect, cause)
 
     async def _wake_all(self, recorded: Recorded, wake: Wake) -> None:
         """Every strategy of the user; the message is acknowledged after the last one."""
@@ -100,16 +127,25 @@ class Worker:
             except (LogUnavailable, LogLost):
                 raise
             except Exception as error:
-                await self._abort(strategy_id, recorded.user_id, error)
+                await self._abort(strategy_id, error)
         await self._desk.log.append([], ack=wake.ack)
+
+    async def _stop_when_lost(self) -> None:
+        await self._lost_now.wait()
+        await self.stop()
 
     async def _mind_timers(self) -> None:
         while not self._stopping.is_set():
+            claimed = 0
             try:
-                await self._claim()
+                claimed = await self._claim()
             except LogUnavailable as error:
                 log.warning("timers_wait", why=str(error))
-            await _either(self._stopping.wait(), self._desk.clock.sleep(TIMER_PERIOD))
+            except LogLost as error:
+                self._lose(error)
+                return
+            if claimed < CLAIMED:
+                await _either(self._stopping.wait(), self._desk.clock.sleep(TIMER_PERIOD))
 
     async def _claim(self) -> int:
         """Looks at every strategy whose time has come. A claimed timer comes back by itself if we die now."""
@@ -121,9 +157,27 @@ class Worker:
                 raise
             except NoStrategy:
                 log.error("timer_of_nobody", strategy_id=strategy_id)
+                await self._postpone(strategy_id, None)
             except Exception as error:
-                await self._abort(strategy_id, 0, error)
+                await self._abort(strategy_id, error)
+                await self._postpone(strategy_id, self._desk.clock.now() + self._desk.policy.alert_repeat)
         return len(due)
+
+    async def _postpone(self, strategy_id: int, wake_at: Instant | None) -> None:
+        """A strategy that cannot be decided is not looked at again and again."""
+        await self._desk.log.append([], runtime=RuntimeWrite(wake_at=wake_at), strategy_id=strategy_id)
+
+    async def _send_failed(self, state: State, error: Exception) -> None:
+        """An outcome that could not be made or appended. The order becomes unknown by itself, and is reconciled."""
+        log.error("send_failed", strategy_id=state.id, tag=state.lock_state, exc_info=error)
+        try:
+            await self._abort(state.id, error)
+        except Exception as failure:
+            log.error("not_aborted", strategy_id=state.id, exc_info=failure)
+
+    def _lose(self, error: LogLost) -> None:
+        self._lost = self._lost or error
+        self._lost_now.set()
 
     async def _poisoned(self, delivery: Delivery | Undecodable, error: Exception) -> None:
         """Parks what cannot be handled, aborts its strategy; everybody else goes on."""
@@ -131,42 +185,59 @@ class Worker:
         log.error("poison", position=delivery.position, stream=delivery.stream, error=str(error))
         await persist(lambda: park(self._desk.log, delivery, error, extra_events=abort), self._desk.clock)
 
-    async def _abort(self, strategy_id: int, user_id: int, error: Exception) -> None:
+    async def _abort(self, strategy_id: int, error: Exception) -> None:
         """A strategy that cannot be decided, without a message to park."""
         log.error("undecidable", strategy_id=strategy_id, error=str(error))
-        abort = await self._safety_abort(strategy_id, user_id, error)
+        abort = await self._safety_abort(strategy_id, 0, error)
         await persist(lambda: self._desk.log.append(abort), self._desk.clock)
 
     async def _safety_abort(self, strategy_id: int, user_id: int, error: Exception) -> list[NewEvent]:
-        """SAFETY_ABORT, once per run, and the alert."""
+        """SAFETY_ABORT and the alert, once per run."""
         desk = self._desk
+        facts = {"error": f"{type(error).__name__}: {error}"[:300]}
         alert = AlertTriggered(
             severity=Severity.CRITICAL,
             code=Code.EVENT_PARKED,
             at=desk.clock.now(),
-            facts={"error": f"{type(error).__name__}: {error}"[:300], "strategy_id": str(strategy_id)},
+            facts={**facts, "strategy_id": str(strategy_id)},
         )
-        told = [NewEvent(alert, user_id=user_id)]
         if not strategy_id:
-            return told
-        loaded = await persist(lambda: desk.log.load(strategy_id), desk.clock)
-        run = int(loaded.runtime.get("run", "0"))
+            return [NewEvent(alert, user_id=user_id)]
+        run, owner = await self._run_of(strategy_id)
+        if run is None:
+            return [NewEvent(alert, user_id=owner or user_id)]
         reason = Abort.RUNTIME_CORRUPTED if isinstance(error, CorruptState) else Abort.POISON_EVENT
-        if isinstance(error, CorruptEvent | CorruptState):
-            facts = {"error": str(error)[:300]}
-        else:
-            facts = {"error": f"{type(error).__name__}: {error}"[:300]}
         abort = SafetyAbort(run=run, reason=reason, facts=facts)
-        once = Dedupe(f"poison:{strategy_id}:{run}", "once")
-        return [NewEvent(abort, strategy_id=strategy_id, user_id=user_id, dedupe=once), *told]
+        user_id = owner or user_id
+        name = f"poison:{strategy_id}:{run}"
+        return [
+            NewEvent(abort, strategy_id=strategy_id, user_id=user_id, dedupe=Dedupe(name, "once")),
+            NewEvent(alert, user_id=user_id, dedupe=Dedupe(f"{name}:alert", "once")),
+        ]
+
+    async def _run_of(self, strategy_id: int) -> tuple[int | None, int]:
+        """The strategy's run and its owner, as far as they can be read; no run if nothing can be appended for it."""
+        keys, redis = self._desk.log.keys, self._desk.log.redis
+        asked = [
+            ("HGET", keys.strategy(strategy_id), "version"),
+            ("HGET", keys.strategy(strategy_id), "user_id"),
+            ("HGET", keys.runtime(strategy_id), "run"),
+        ]
+        version, owner, run = await persist(lambda: commands(redis, asked), self._desk.clock)
+        known = isinstance(version, bytes) and version.isdigit()
+        return _number(run) if known else None, _number(owner)
 
 
-async def _inline(work: Awaitable[None]) -> None:
-    await work
+def _number(value: object) -> int:
+    return int(value) if isinstance(value, bytes) and value.isdigit() else 0
 
 
-async def _as_coroutine(work: Awaitable[None]) -> None:
-    await work
+def _first(group: BaseExceptionGroup[LogLost]) -> LogLost:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, LogLost)  # noqa: S101 (that is what was caught)
+    return error
 
 
 async def _either(*waits: Awaitable[object]) -> None:

@@ -85,7 +85,9 @@ def encode_change(before: State, after: State, wake_at: Instant | None, *, keep_
 
 def encode_state(state: State, wake_at: Instant | None) -> RuntimeWrite:
     """What to write so that the hashes hold exactly `state`, whatever they held before."""
-    return msgspec.structs.replace(encode_change(State(), state, wake_at), replace=True)
+    write = encode_change(State(), state, wake_at)
+    deleting = tuple(sorted(_IN_STRATEGY - write.strategy_set.keys()))
+    return msgspec.structs.replace(write, replace=True, strategy_delete=deleting)
 
 
 def _write(name: str, value: Any, setting: dict[str, str], deleting: list[str]) -> None:

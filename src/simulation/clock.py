@@ -3,6 +3,8 @@
 import asyncio
 import heapq
 from itertools import count
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from domain.values import Duration, Instant
 
@@ -25,6 +27,7 @@ class VirtualClock:
         self._now = start
         self._sleepers: list[_Sleeper] = []
         self._number = count()
+        self._asleep: WeakKeyDictionary[asyncio.Task[object], asyncio.Future[None]] = WeakKeyDictionary()
 
     def now(self) -> Instant:
         return self._now
@@ -35,7 +38,14 @@ class VirtualClock:
             return
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._now + duration, next(self._number), woken))
+        if (task := asyncio.current_task()) is not None:
+            self._asleep[task] = woken
         await woken
+
+    def asleep(self, task: "asyncio.Task[Any]") -> bool:
+        """Whether the task waits for this clock: nothing but time can bring it on."""
+        woken = self._asleep.get(task)
+        return woken is not None and not woken.done()
 
     def next_at(self) -> Instant | None:
         """The instant at which the next sleeper wakes, None when nobody sleeps: where a simulation may jump to."""

@@ -16,6 +16,8 @@ from domain.events import Intent, OrderAccepted, OrderFilled, OrderFinalized
 from domain.strategy import State
 from domain.values import SECOND, Duration, Final, Tag
 from eventstore.envelope import Recorded
+from eventstore.errors import LogLost
+from sources.following import following
 
 Poll = Callable[[int, frozenset[int]], Awaitable[int]]
 """Reads the book of a user, some of whose strategies have unresolved orders; answers how many events came of it."""
@@ -112,10 +114,11 @@ class Updates:
         return sum([await self._poll(user_id, self._orders.strategies(user_id)) for user_id in user_ids])
 
     async def _follow(self, events: AsyncIterator[Recorded], group: asyncio.TaskGroup) -> None:
-        async for recorded in events:
-            user_id = self._orders.apply(recorded)
-            if user_id is not None:
-                self._account(user_id, group).set()
+        async with following(events):
+            async for recorded in events:
+                user_id = self._orders.apply(recorded)
+                if user_id is not None:
+                    self._account(user_id, group).set()
 
     async def _mind_connections(self, group: asyncio.TaskGroup) -> None:
         while not self._stopping.is_set():
@@ -137,7 +140,12 @@ class Updates:
                 hint = self._hints[user_id]
                 await _either(hint.wait(), self._clock.sleep(self._orders.period(user_id)))
                 hint.clear()
-                await self._poll(user_id, self._orders.strategies(user_id))
+                try:
+                    await self._poll(user_id, self._orders.strategies(user_id))
+                except LogLost:
+                    raise
+                except Exception:  # one account does not stop the others: it is read again when it is time
+                    log.exception("account_not_read", user_id=user_id)
 
     async def _listen(self, user_id: int) -> None:
         while not self._stopping.is_set():
@@ -148,6 +156,8 @@ class Updates:
                         self._hints[user_id].set()
                 except BrokerError as error:
                     log.warning("no_push", user_id=user_id, why=str(error))
+                except Exception:  # without push, the book is read by time
+                    log.exception("no_push", user_id=user_id)
             await self._clock.sleep(5 * SECOND)
 
 
