@@ -7,7 +7,7 @@ from typing import Final
 from domain.calendar import Calendar, Session, UnknownYear, instant, wall
 from domain.values import DAY, SECOND, Duration, Instant, Tick
 
-__all__ = ["DROPPED", "FUTURE", "STEP_BACK", "TickJudge", "Verdict"]
+__all__ = ["FUTURE", "STEP_BACK", "TickJudge", "Verdict"]
 
 STEP_BACK: Final[Duration] = 2 * SECOND
 """How far behind the newest stamp of its symbol a trade may still trigger a stop."""
@@ -30,9 +30,6 @@ class Verdict(StrEnum):
     """Stamped too far behind the newest of its symbol."""
     FUTURE = "future"
     """Stamped too far ahead of the clock."""
-
-
-DROPPED: Final = frozenset({Verdict.PRICE, Verdict.CLOSED, Verdict.OLD, Verdict.FUTURE})
 
 
 class TickJudge:

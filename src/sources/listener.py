@@ -38,7 +38,7 @@ from projections.stop_index import Stop, StopIndex
 from sources.appending import AT_ONCE, BACK_OFF, append, until_available
 from sources.feeds.port import Connected, Disconnected, Feed, FeedError, FeedItem
 from sources.following import following
-from sources.judging import DROPPED, TickJudge, Verdict
+from sources.judging import TickJudge, Verdict
 from sources.prices import PriceWriter
 from sources.silence import Silence
 
@@ -111,23 +111,21 @@ class MarketListener:
         now = self._clock.now()
         judge, hits_of, note = self._judge.judge, self.index.hits, self._prices.note
         hit: list[tuple[Stop, Tick]] = []
-        dropped: Counter[Verdict] = Counter()
-        valid: list[tuple[Tick, bool]] = []
+        dropped: list[Verdict] = []
         for tick in batch:
             verdict = judge(tick, now)
-            if verdict in DROPPED:
-                dropped[verdict] += 1
+            if verdict is not Verdict.NEWEST and verdict is not Verdict.EARLIER:
+                dropped.append(verdict)
                 continue
             for stop in hits_of(tick.symbol, tick.price):
                 if stop.is_hit_by(tick):
                     self.index.take(stop)
                     hit.append((stop, tick))
-            valid.append((tick, verdict is Verdict.NEWEST))
-        for tick, is_newest in valid:
-            note(tick, is_newest)
-        if dropped[Verdict.PRICE] + dropped[Verdict.FUTURE] < len(batch):  # those come from a broken feed
+            note(tick, verdict is Verdict.NEWEST)
+        broken = dropped.count(Verdict.PRICE) + dropped.count(Verdict.FUTURE) if dropped else 0
+        if broken < len(batch):  # a feed that sends nothing else is as good as silent
             self._gap = self._silence.heard(now)
-        for reason, count in dropped.items():
+        for reason, count in Counter(dropped).items() if dropped else ():
             self._observer.dropped(reason, count)
         return hit
 

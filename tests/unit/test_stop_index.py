@@ -173,12 +173,14 @@ def _event(state: State, name: str, number: int) -> Event | None:
 @settings(max_examples=300)
 @given(
     st.lists(st.integers(1, 4).flatmap(_steps), max_size=40),
-    st.integers(0, 40),
-    st.lists(st.booleans(), min_size=40, max_size=40),
+    st.lists(st.tuples(st.integers(1, 4), st.integers(95, 105)), max_size=4, unique_by=lambda each: each[0]),
+    st.integers(0, 20),
+    st.lists(st.booleans(), min_size=52, max_size=52),
 )
 def test_the_index_is_what_looking_at_every_strategy_gives(
-    steps: list[tuple[int, str, int]], load_at: int, takes: list[bool]
+    steps: list[tuple[int, str, int]], holders: list[tuple[int, int]], load_at: int, takes: list[bool]
 ) -> None:
+    steps = [(each, name, stop) for each, stop in holders for name in ("start", "buy", "fill")] + steps
     states = {each: fold(initial(each, 7), [StrategyCreated(config=config())]) for each in range(1, 5)}
     index = StopIndex()
     for each in states:
