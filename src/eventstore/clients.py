@@ -4,12 +4,14 @@ redis-py repeats a command by itself when its reply is lost: a write would be do
 would skip what it missed. So: no retries, explicit time-outs, plain replies (protocol 2, nothing decoded or parsed).
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from eventstore.errors import outages
 
@@ -23,10 +25,42 @@ _READER_TIMEOUT = BLOCK_MS / 1000 + 3.0
 _WRITER_TIMEOUT = 5.0
 
 
+class _Cancellable:
+    """A connection on which every wait can be cancelled. redis-py sends within `asyncio.wait_for`, and that of Python
+    3.11 drops a cancellation which comes in the moment that the sending ends: the task would live on."""
+
+    socket_timeout: float | None
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        seconds, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(seconds):
+                await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        except TimeoutError as error:
+            raise RedisTimeoutError("Timeout writing to socket") from error
+        finally:
+            self.socket_timeout = seconds
+
+
+class _Tcp(_Cancellable, Connection): ...
+
+
+class _Tls(_Cancellable, SSLConnection): ...
+
+
+class _Unix(_Cancellable, UnixDomainSocketConnection): ...
+
+
+_CANCELLABLE: dict[Any, Any] = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
+
+
 def log_client(redis_url: str, **options: Any) -> "Redis":
     """A client for appends and for reads that do not wait. Its replies are those of the wire."""
     keepalive = {} if redis_url.startswith("unix:") else {"socket_keepalive": True}
-    return _plain(Redis.from_url(redis_url, **_settings(_WRITER_TIMEOUT), **keepalive, **options))
+    client = Redis.from_url(redis_url, **_settings(_WRITER_TIMEOUT), **keepalive, **options)
+    pool = client.connection_pool
+    pool.connection_class = _CANCELLABLE.get(pool.connection_class, pool.connection_class)
+    return _plain(client)
 
 
 def reader_client(client: "Redis") -> "Redis":
@@ -39,7 +73,8 @@ def sibling(client: "Redis", *, single_connection_client: bool = False, **option
     pool = client.connection_pool
     settings = {**pool.connection_kwargs, **_settings(_WRITER_TIMEOUT), **options}
     settings.pop("max_connections", None)
-    own = type(pool)(connection_class=pool.connection_class, **settings)
+    connection_class = _CANCELLABLE.get(pool.connection_class, pool.connection_class)
+    own = type(pool)(connection_class=connection_class, **settings)
     return _plain(Redis.from_pool(own), single_connection_client)
 
 

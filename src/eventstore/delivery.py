@@ -97,7 +97,7 @@ class Inbox:
 
     async def take_over(self, redis: "Redis", count: int) -> tuple[list[Entry], list[int]]:
         """Messages that other consumers hold for too long are now ours; and the positions of those that are gone
-        from the stream. Goes around the pending entries, a little further at each call."""
+        from the stream. Goes around the pending entries, a little further at each call: see `swept`."""
         reply = await self._command(
             redis, "XAUTOCLAIM", self._key, GROUP, self._consumer, TAKE_OVER_AFTER_MS, self._cursor, "COUNT", count
         )
@@ -118,6 +118,11 @@ class Inbox:
             positions += gone
             more = after > 0
         return positions
+
+    @property
+    def swept(self) -> bool:
+        """The last take-over reached the end of the pending entries."""
+        return self._cursor == b"0-0"
 
     async def acknowledge(self, redis: "Redis", positions: Sequence[int]) -> None:
         if positions:

@@ -105,7 +105,8 @@ class Lanes:
                 except LogUnavailable as error:
                     self._on_trouble(error)  # its wait ends by itself
             try:
-                await asyncio.wait_for(self._finished.wait(), 0.02)
+                async with asyncio.timeout(0.02):
+                    await self._finished.wait()
             except TimeoutError:
                 continue
 
@@ -149,8 +150,9 @@ class Lanes:
             used = 0
             try:
                 if free and clock() >= take_over_at:
-                    take_over_at = clock() + _TAKE_OVER_EVERY
                     entries, gone = await inbox.take_over(reader, free)
+                    if inbox.swept and not entries:
+                        take_over_at = clock() + _TAKE_OVER_EVERY
                     await self._report(reader, inbox, gone)
                     used += await self._start(reader, inbox, entries, work)
                 if free > used and not self._stopping.is_set():
@@ -248,7 +250,8 @@ class Lanes:
         """A little longer after each setback; a stop ends it."""
         pause = _BACK_OFF[min(max(self._setbacks[stream], 1), len(_BACK_OFF)) - 1]
         try:
-            await asyncio.wait_for(self._stopping.wait(), pause)
+            async with asyncio.timeout(pause):
+                await self._stopping.wait()
         except TimeoutError:
             return
 
