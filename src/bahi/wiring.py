@@ -78,6 +78,7 @@ async def open_house(
     writer: str | None = None,
     metrics: Metrics | None = None,
     plan: Plan | None = None,
+    tick_to_order: TickToOrder | None = None,
 ) -> AsyncIterator[House]:
     """Starts or finds the servers, migrates the database, opens the log; closes all of it again.
 
@@ -109,7 +110,7 @@ async def open_house(
             plan=plan or (parse_plan(settings.paper_plan) if settings.paper_plan else None),
         )
         connected = ConnectedUsers(engine, "paper", clock)
-        tick_to_order = TickToOrder(metrics)
+        tick_to_order = tick_to_order or TickToOrder(metrics.tick_to_order.observe)
         brokers = InstrumentedBrokers(PaperBrokers(exchange, connected), metrics, clock, tick_to_order)
         logs = []
         for partition in range(settings.partitions):

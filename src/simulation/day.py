@@ -1,17 +1,19 @@
 """The day runner: one trading day through the real engine, on a clock that it turns by hand.
 
 Everything is real — the log, the handlers, the sources, the broker's book — but time: the clock stands still while
-anything can be done, then moves to whatever comes first, the next tick, trigger or timer. So a day takes seconds, and the
-same ticks, strategies and plan give the same events.
+anything can be done, then moves to whatever comes first, the next tick, trigger or timer. So a day takes seconds, and
+the same ticks, strategies and plan give the same events.
 """
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
+from redis.asyncio import Redis
+
 from brokers.paper.exchange import Exchange
 from domain.strategy import State
-from domain.values import SECOND, Instant, Tick
+from domain.values import DAY, SECOND, Instant, Tick
 from eventstore.errors import LogError
 from eventstore.timers import next_timer
 from handlers.desk import Desk
@@ -24,6 +26,7 @@ from simulation.clock import VirtualClock
 from sources.feeds.port import Feed, FeedItem
 from sources.judging import Verdict
 from sources.listener import MarketListener, Observer
+from sources.prices import PriceWriter
 from sources.scheduler import Scheduler
 from sources.updates import OpenOrders, Updates
 
@@ -54,6 +57,7 @@ class Day:
         self._exchange = exchange
         self._archive = archive
         self._heard = _Heard(observer or Observer())
+        self._prices = _PricesOnDemand(desk.log.redis)
         self._position = 0
         self._next_timer: Instant | None = None
 
@@ -70,6 +74,7 @@ class Day:
             self._clock,
             desk.calendar,
             StopIndex.from_states(states),
+            prices=self._prices,
             observer=self._heard,
         )
         self._orders = OpenOrders()
@@ -114,6 +119,7 @@ class Day:
 
     async def settle(self) -> None:
         """Lets everything happen that can happen now."""
+        await self._prices.write_prices(self._clock.now())
         for _ in range(10_000):
             done = await self._worker.step()
             done += await self._follow()
@@ -124,6 +130,7 @@ class Day:
         else:
             raise NoRest(f"the engine does not come to rest at position {self._position}")
         await self._archive()
+        await self._prices.write_ticks(self._clock.now())
         self._next_timer = await next_timer(self._desk.log)
 
     async def _market(self, batch: list[Tick]) -> None:
@@ -159,6 +166,22 @@ def _moments(ticks: Iterable[Tick]) -> Iterator[tuple[Instant, list[Tick]]]:
         yield at, list(batch)
 
 
+class _PricesOnDemand(PriceWriter):
+    """Prices are written before anybody can look at them, not at every tick: the clock stands still meanwhile."""
+
+    def __init__(self, redis: "Redis") -> None:
+        super().__init__(redis, every=DAY)
+
+    async def flush(self, now: Instant, *, everything: bool = False) -> None:
+        """Not yet."""
+
+    async def write_prices(self, now: Instant) -> None:
+        await super().flush(now)
+
+    async def write_ticks(self, now: Instant) -> None:
+        await super().flush(now, everything=True)
+
+
 class _Heard(Observer):
     """Counts the triggers, and passes everything on."""
 
@@ -190,8 +213,9 @@ class _NoFeed:
         """There is no connection."""
 
     async def ticks(self) -> AsyncIterator[FeedItem]:
-        return
-        yield []
+        empty: tuple[FeedItem, ...] = ()
+        for item in empty:
+            yield item
 
 
 _feed: type[Feed] = _NoFeed

@@ -355,7 +355,7 @@ async def test_tick_to_order_is_from_the_tick_received_to_the_brokers_being_call
     harness: Instrumented, metrics: Metrics
 ) -> None:
     now = 1_000_000_000
-    watch = TickToOrder(metrics, now=lambda: now)
+    watch = TickToOrder(metrics.tick_to_order.observe, now=lambda: now)
     listener = MarketMetrics(metrics, watch)
     broker = InstrumentedBroker(harness.broker(), metrics, harness.clock, tick_to_order=watch)
     await harness.set_price(SBIN, Decimal("340.05"))
@@ -372,7 +372,7 @@ async def test_tick_to_order_is_from_the_tick_received_to_the_brokers_being_call
 
 
 def test_stops_whose_exit_never_comes_are_forgotten_at_last(metrics: Metrics) -> None:
-    watch = TickToOrder(metrics, now=lambda: 0, keep=2)
+    watch = TickToOrder(metrics.tick_to_order.observe, now=lambda: 0, keep=2)
     for strategy_id in (1, 2, 1, 3):
         watch.triggered(strategy_id, 1, 0)
     for strategy_id in (1, 2, 3):

@@ -2,6 +2,7 @@
 
 import typer
 
+from bahi.cli.demo import demo
 from bahi.cli.run import run
 from bahi.schema.cli import app as schema
 
@@ -13,5 +14,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+app.command()(demo)
 app.command()(run)
 app.add_typer(schema, name="schema", help="Export the events' schemas, or check the committed ones.")

@@ -288,8 +288,11 @@ class TickToOrder:
     Other delays between the two count too: an entry that must be cancelled first, a back-off.
     """
 
-    def __init__(self, metrics: Metrics, *, now: Callable[[], int] = time.perf_counter_ns, keep: int = 10_000) -> None:
-        self._histogram = metrics.tick_to_order
+    def __init__(
+        self, observe: Callable[[float], None], *, now: Callable[[], int] = time.perf_counter_ns, keep: int = 10_000
+    ) -> None:
+        """`observe` is called with seconds: the `observe` of `Metrics.tick_to_order`, say."""
+        self._observe = observe
         self._now = now
         self._keep = keep
         self._received: dict[tuple[int, int], int] = {}
@@ -306,7 +309,7 @@ class TickToOrder:
         tag = parse_tag(request.tag) if self._received and request.side is Side.SELL else None
         received_at = self._received.pop((tag.strategy_id, tag.run), None) if tag is not None else None
         if received_at is not None:
-            self._histogram.observe((self._now() - received_at) / 1e9)
+            self._observe((self._now() - received_at) / 1e9)
 
 
 class MarketMetrics(Observer):
