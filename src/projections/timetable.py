@@ -168,7 +168,9 @@ class Timetable:
                     self._drop(strategy_id, Timer.SELL, run.sell_at)
                     run.sell_at, run.sell_pending = event.sell_at, True
                     self._add(strategy_id, Timer.SELL, run.sell_at)
-            case StrategyRunning() | StrategyStopRequested() | ForceStop():
+            case StrategyRunning() if event.run == run.run:
+                self._starting.pop(strategy_id, None)
+            case StrategyStopRequested() | ForceStop():
                 self._starting.pop(strategy_id, None)
             case StrategyStopped():
                 self._end(strategy_id)

@@ -45,8 +45,9 @@ def test_a_started_run_has_both_timers_and_waits_to_be_announced() -> None:
     assert [(each.strategy_id, each.run, each.cause) for each in table.starting()] == [(1, 1, "e-1")]
 
 
-def test_running_ends_the_waiting() -> None:
+def test_running_ends_the_waiting_of_its_run() -> None:
     assert follow(started(), StrategyReady(run=1), StrategyRunning(run=1)).starting() == []
+    assert len(follow(started(), StrategyRunning(run=9)).starting()) == 1
 
 
 def test_a_run_that_is_asked_to_stop_is_not_announced() -> None:
