@@ -355,8 +355,9 @@ def _stopped(state: State, event: StrategyStopped) -> None:
     state.start_requested = False
     state.terminated_at = event.at
     state.last_action = f"STOPPED: {event.reason}"
-    state.tries = {}
-    if state.order is not None:
+    # the sale of surfaced shares is no affair of the run's: it goes on, back-off and all
+    state.tries = {kind: tries for kind, tries in state.tries.items() if kind is Kind.SURFACED}
+    if state.order is not None and state.order.kind is not Kind.SURFACED:
         state.order = replace(state.order, followed_up=True)
 
 
@@ -446,7 +447,8 @@ def _book(state: State, order: Order, filled: Quantity, average_price: Price) ->
     """Books what `filled`, which is cumulative, adds to what is known of the order."""
     _credit(state, order, filled - order.filled, filled * average_price - order.filled * order.average_price)
     state.last_price = average_price
-    state.tries = {**state.tries, order.kind: Tries()}
+    if order.run == state.run:  # a late fill of an earlier run shortens no back-off of this one
+        state.tries = {**state.tries, order.kind: Tries()}
 
 
 def _credit(state: State, order: Order, more: Quantity, value: Money) -> None:
