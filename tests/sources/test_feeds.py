@@ -11,8 +11,10 @@ from domain.values import HOUR, SECOND, Instant, Tick
 from simulation.clock import VirtualClock
 from simulation.market import DEFAULT_SYMBOLS
 from sources.feeds.file import FileFeed
-from sources.feeds.port import Connected, Feed
+from sources.feeds.port import Connected, Feed, FeedError
+from sources.feeds.shared import SharedFeed
 from sources.feeds.simulated import SimulatedFeed
+from tests.sources.feed import ToldFeed
 from tests.sources.world import INFY, TEN, tick
 
 TCS = "NSE:TCS"
@@ -114,3 +116,33 @@ async def test_fast_simulated_markets_send_several_ticks_in_a_batch() -> None:
     heard = await play(feed, clock, 101)
     assert heard[-1][0] - TEN == SECOND
     assert sum(len(batch) for _, batch in heard[1:]) == 1_000
+
+
+async def test_a_shared_feed_is_one_feed_to_several_listeners() -> None:
+    told = ToldFeed()
+    shared = SharedFeed(told)
+    one, two = shared.view(), shared.view()
+    one.subscribe(frozenset({INFY}))
+    two.subscribe(frozenset({TCS}))
+    assert told.symbols == {INFY, TCS}
+    one.subscribe(frozenset())
+    assert told.symbols == {TCS}
+    told.tick(tick("100"))
+    told.tell(FeedError("gone"))
+    told.tick(tick("101"))
+
+    async def listen(feed: Feed) -> list[object]:
+        heard: list[object] = []
+        while True:
+            try:
+                async for item in feed.ticks():
+                    heard.append(item)
+                    if len(heard) == 3:
+                        return heard
+            except FeedError as error:
+                heard.append(str(error))
+
+    running = asyncio.create_task(shared.run())
+    heard = await asyncio.gather(listen(one), listen(two))
+    running.cancel()
+    assert heard == [[[tick("100")], "gone", [tick("101")]]] * 2

@@ -39,6 +39,7 @@ from sources.feeds.port import Connected, Disconnected, FeedError
 from sources.judging import Verdict
 from sources.listener import MarketListener, Observer
 from sources.prices import PriceWriter
+from sources.silence import Silence
 from tests.sources.feed import ToldFeed
 from tests.sources.world import (
     ALWAYS,
@@ -359,6 +360,28 @@ async def test_running_it_triggers_writes_prices_and_reports_its_feed(
         PriceFeedError(feed="told", reason="refused"),
         PriceFeedConnected(feed="told", symbols=4),
     ]
+
+
+async def test_running_it_notices_a_silence_and_its_end(real_log: EventLog, real_clock: ShiftedClock) -> None:
+    feed = ToldFeed()
+    listener = MarketListener(real_log, feed, real_clock, ALWAYS, StopIndex(), silence=Silence(SECOND // 10))
+    async with running(listener, real_log):
+        await start(real_log, 1, today(real_clock))
+        await wait_for(real_log, 1, PriceStreamDisconnected)
+        await wait_for(real_log, 1, AlertTriggered)
+        assert feed.reconnects >= 1
+        feed.tick(tick("105", real_clock.now()))
+        await wait_for(real_log, 1, PriceStreamRestored)
+
+
+async def test_a_feed_that_sends_only_nonsense_is_silent(world: World, clock: VirtualClock) -> None:
+    await world.buy(1)
+    for second in range(8):
+        clock.set(TEN + second * SECOND)
+        await world.ticks(tick("0", clock.now()), tick("99", clock.now() + HOUR))
+        await world.listener.check_silence(clock.now())
+    assert len(await history(world.log, PriceStreamDisconnected)) == 1
+    assert await history(world.log, PriceStreamRestored) == []
 
 
 async def test_a_stop_hit_while_the_log_is_away_is_triggered_when_it_is_back(

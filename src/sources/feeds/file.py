@@ -20,7 +20,8 @@ class FileFeed:
 
     With `onto` the recording is laid onto that instant: its first tick is stamped and played then, every other one
     that much later; so a recorded day becomes today's session. What lies before the clock by then is played at once.
-    Without it, stamps stay what they were.
+    Without it, stamps stay what they were: right for a clock that is turned along with them, and of no use to the
+    stops of today's runs.
     """
 
     def __init__(
