@@ -22,11 +22,11 @@ DEFAULTS: dict[str, Any] = {
 """What an absent field stands for."""
 
 _KEPT_BY_THE_SCRIPT = frozenset({"id", "version", "updated_at", "position_in_log"})
-_IN_STRATEGY = frozenset(
+IN_STRATEGY = frozenset(
     {"user_id", "symbol", "quantity", "buy_time", "sell_time", "product", "market_protection", "past"}
     | {"stop_loss", "stop_revision"}
 )
-_ONLY_IN_STRATEGY = _IN_STRATEGY - {"stop_loss", "stop_revision"}
+_ONLY_IN_STRATEGY = IN_STRATEGY - {"stop_loss", "stop_revision"}
 _NESTED = frozenset({"past", "order", "tries", "alerted"})
 _FIELDS = tuple(name for name in State.__struct_fields__ if name not in _KEPT_BY_THE_SCRIPT)
 
@@ -62,7 +62,7 @@ def encode_change(before: State, after: State, wake_at: Instant | None, *, keep_
     runtime_delete: list[str] = []
     for name in _FIELDS:
         value = getattr(after, name)
-        if name in _IN_STRATEGY and value != getattr(before, name):
+        if name in IN_STRATEGY and value != getattr(before, name):
             _write(name, value, strategy_set, strategy_delete)
         if name not in _ONLY_IN_STRATEGY and value != getattr(old, name):
             _write(name, value, runtime_set, runtime_delete)
@@ -86,7 +86,7 @@ def encode_change(before: State, after: State, wake_at: Instant | None, *, keep_
 def encode_state(state: State, wake_at: Instant | None) -> RuntimeWrite:
     """What to write so that the hashes hold exactly `state`, whatever they held before."""
     write = encode_change(State(), state, wake_at)
-    deleting = tuple(sorted(_IN_STRATEGY - write.strategy_set.keys()))
+    deleting = tuple(sorted(IN_STRATEGY - write.strategy_set.keys()))
     return msgspec.structs.replace(write, replace=True, strategy_delete=deleting)
 
 
@@ -108,4 +108,13 @@ def differences(one: State, other: State) -> dict[str, tuple[object, object]]:
     }
 
 
-__all__ = ["DEFAULTS", "CorruptState", "decode_state", "differences", "encode_change", "encode_state"]
+__all__ = [
+    "DEFAULTS",
+    "IN_STRATEGY",
+    "RUNTIME_KEPT",
+    "CorruptState",
+    "decode_state",
+    "differences",
+    "encode_change",
+    "encode_state",
+]
