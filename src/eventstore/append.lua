@@ -17,11 +17,17 @@ if redis.replicate_commands then redis.replicate_commands() end
 local call = redis.call
 local q = cmsgpack.unpack(ARGV[1])
 
--- Step 1: the log is the one that the caller knows.
+-- Step 1: the log is the one that the caller knows, and its position is not behind its streams.
 local epoch = call('GET', KEYS[1])
 if epoch ~= q.epoch then return {'WrongEpoch', epoch} end
 local at = call('HMGET', KEYS[2], 'position', 'recorded_at')
 if not at[1] then return {'WrongEpoch', false} end
+local looked_at = {}
+for _, event in ipairs(q.events) do
+  local top = not looked_at[event.stream] and call('XREVRANGE', KEYS[event.stream], '+', '-', 'COUNT', 1)[1]
+  if top and tonumber(string.match(top[1], '^%d+')) > tonumber(at[1]) then return {'WrongEpoch', false} end
+  looked_at[event.stream] = true
+end
 
 -- Step 2: what is known already. A dedupe key holds `position:version,…|digest`.
 local function known(dedupe)

@@ -1,5 +1,6 @@
 """What can go wrong with the log, as one small tree. Each message carries the facts."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -75,7 +76,8 @@ class ServerTooOld(LogError):
     """The server lacks what the log needs."""
 
 
-_PASSING = ("OOM", "MISCONF", "READONLY", "BUSY", "LOADING", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
+_PASSING = re.compile(r"\b(OOM|MISCONF|READONLY|BUSY|LOADING|MASTERDOWN|NOREPLICAS|TRYAGAIN|CLUSTERDOWN)\b")
+"""Codes of errors that pass by themselves; an error of a script quotes the code in its middle."""
 
 
 @contextmanager
@@ -88,6 +90,6 @@ def outages() -> Iterator[None]:
     except redis.exceptions.ResponseError as error:
         # redis-py takes the code off the message of those that it has a class for
         passing = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
-        if isinstance(error, passing) or any(code in str(error)[:200] for code in _PASSING):
+        if isinstance(error, passing) or _PASSING.search(str(error)):
             raise LogUnavailable(f"Redis cannot do it now: {error}") from error
         raise

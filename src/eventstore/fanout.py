@@ -41,7 +41,7 @@ class Fanout:
         """Follows until cancelled. Raises LogLost, LogHole."""
         while True:
             try:
-                async with aclosing(self._log.follow(self._position)) as events:  # type: ignore[type-var]
+                async with aclosing(self._log.follow(self._position)) as events:
                     async for recorded in events:
                         self._position = recorded.position
                         for queue in self._queues:

@@ -28,7 +28,7 @@ async def follow(
 ) -> AsyncGenerator[Recorded, None]:
     """The events after `after`, for ever. Raises LogHole, LogLost, CorruptEvent; a lost connection is made again."""
     seen = after
-    failures = 0
+    failures = missing = 0
     while True:
         reader = reader_client(redis)
         try:
@@ -42,10 +42,11 @@ async def follow(
                 seen = raw.position
                 failures = 0
                 yield decode(raw)
-        except LogHole:
-            # Trimmed meanwhile: what the archive has is read from there, the rest is lost.
-            if archive is None or await archive.last_position() <= seen:
+        except LogHole as hole:
+            # Trimmed meanwhile: the archive may have it, and reading from the start asks it. Once.
+            if archive is None or hole.position == missing:
                 raise
+            missing = hole.position
         except LogUnavailable:
             await asyncio.sleep(_BACK_OFF[min(failures, len(_BACK_OFF) - 1)])
             failures += 1

@@ -1,6 +1,6 @@
 """The log: append is the only way anything changes, and reading gives the one total order."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
 from redis.asyncio import Redis
 
@@ -157,7 +157,7 @@ class EventLog:
             for raw in entries:
                 yield raw
 
-    def follow(self, after: int = 0, page: int = 256) -> AsyncIterator[Recorded]:
+    def follow(self, after: int = 0, page: int = 256) -> AsyncGenerator[Recorded, None]:
         """As `read`, and then every event as it comes, for ever; close it with `aclose()`.
 
         Reconnects by itself. Raises LogHole, LogLost, CorruptEvent.

@@ -136,6 +136,15 @@ async def test_another_log_is_never_appended_to(log, redis, everything, damage):
     assert await everything() == before
 
 
+async def test_a_position_behind_the_streams_is_never_appended_to(log, redis, everything):
+    await log.append([asked(), due()])
+    await redis.hset(log.keys.position, "position", "1")
+    ack = await delivered(log)
+    before = await everything()
+    assert await log.append([due()], ack=ack) == WrongEpoch(None)
+    assert await everything() == before
+
+
 async def test_an_emptied_redis_is_never_appended_to(log, redis, everything):
     await redis.flushall()
     assert await log.append([asked()]) == WrongEpoch(None)

@@ -199,6 +199,16 @@ async def test_a_follower_that_comes_too_late_reads_the_archive(opened, redis):
     assert [e.position for e in await first(30, log.follow())] == list(range(1, 31))
 
 
+async def test_a_follower_that_neither_streams_nor_archive_can_serve_says_so_at_once(opened, redis):
+    log = await opened()
+    await log.append(mixed(30))
+    archive = Kept([e async for e in log.read() if e.position != 7])
+    await trim(log, redis, 25)
+    log = await opened(archive=archive)
+    with pytest.raises(LogHole, match="position 7 "):
+        await first(30, log.follow())
+
+
 async def test_a_follower_names_a_hole_that_opens_before_it(log, redis):
     follower = log.follow()
     await log.append(mixed(6))
