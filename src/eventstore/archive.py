@@ -90,10 +90,8 @@ class PostgresArchive:
             async with self.engine.connect() as connection:
                 return await _raws(connection, found.limit(limit))
 
-    async def histories(
-        self, connection: AsyncConnection, strategy_ids: Sequence[int], until: int = _BIGGEST
-    ) -> list[Raw]:
-        """All that happened to these strategies, in position order."""
+    async def histories(self, connection: AsyncConnection, strategy_ids: Sequence[int], until: int) -> list[Raw]:
+        """All that happened to these strategies up to `until`, in position order."""
         found = _entries.where(
             events.c.partition == self.partition,
             events.c.strategy_id == any_(literal(list(strategy_ids), ARRAY(BigInteger))),

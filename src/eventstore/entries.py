@@ -18,7 +18,7 @@ from eventstore.keys import CLASSES
 from eventstore.log import EventLog
 from eventstore.reading import parse
 
-__all__ = ["EntryArchive", "check_log", "read_entries", "stream_entries", "wait_for_more"]
+__all__ = ["PAGE", "EntryArchive", "check_log", "read_entries", "stream_entries", "wait_for_more"]
 
 PAGE = 2000
 

@@ -4,7 +4,7 @@ L1 STRATEGY_EVENT_LOGGED: the life of a strategy. L2 ORDER_EVENT_LOGGED: what wa
 L3 ERROR_LOGGED: what went wrong. A refusal by the broker is both L2 and L3.
 """
 
-import datetime as dt
+import logging
 from typing import Any
 
 import msgspec
@@ -60,7 +60,7 @@ from eventstore.envelope import Recorded
 from eventstore.errors import CorruptEvent
 from projections.replay import Fault
 
-__all__ = ["ERROR", "ORDER", "STRATEGY", "lines_of", "log_corrupt", "log_event", "log_fault", "log_outage"]
+__all__ = ["ERROR", "ORDER", "STRATEGY", "Lines", "lines_of", "log_corrupt", "log_fault", "log_outage"]
 
 STRATEGY = "STRATEGY_EVENT_LOGGED"
 ORDER = "ORDER_EVENT_LOGGED"
@@ -87,7 +87,8 @@ _LINES: dict[type[Event], tuple[str, ...]] = {
     **dict.fromkeys(_ERROR, (ERROR,)),
 }
 
-_log = structlog.get_logger("bahi.events")
+_NAME = "bahi.events"
+_log = structlog.get_logger(_NAME)
 
 
 def lines_of(event: Event) -> tuple[str, ...]:
@@ -95,14 +96,24 @@ def lines_of(event: Event) -> tuple[str, ...]:
     return _LINES.get(type(event), ())
 
 
-def log_event(partition: int, it: Recorded) -> None:
-    """The lines about an archived event."""
-    lines = lines_of(it.event)
-    if not lines:
-        return
-    data: dict[str, Any] = msgspec.to_builtins(it.event, builtin_types=(dt.date, dt.time))
-    fields = {
-        "partition": partition,
+class Lines:
+    """Writes the lines about archived events of a partition."""
+
+    def __init__(self, partition: int) -> None:
+        self._log = _log.bind(partition=partition)
+        self._level = logging.getLogger(_NAME).getEffectiveLevel()
+
+    def write(self, it: Recorded) -> None:
+        """The lines about one event."""
+        for line in lines_of(it.event):
+            level = logging.ERROR if line == ERROR else logging.INFO
+            if level >= self._level:
+                self._log.log(level, line, **_fields(it))
+
+
+def _fields(it: Recorded) -> dict[str, Any]:
+    data: dict[str, Any] = msgspec.to_builtins(it.event)
+    return {
         "position": it.position,
         "type": data.pop("type"),
         "strategy_id": it.strategy_id or None,
@@ -114,11 +125,6 @@ def log_event(partition: int, it: Recorded) -> None:
         "causation_id": it.causation_id or None,
         "data": data,
     }
-    for line in lines:
-        if line == ERROR:
-            _log.error(line, **fields)
-        else:
-            _log.info(line, **fields)
 
 
 def log_corrupt(partition: int, error: CorruptEvent, strategy_id: int) -> None:

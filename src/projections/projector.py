@@ -21,9 +21,9 @@ from eventstore.entries import check_log, stream_entries, wait_for_more
 from eventstore.envelope import Raw
 from eventstore.errors import LogHole, LogUnavailable
 from eventstore.log import EventLog
-from projections.log_lines import log_corrupt, log_event, log_fault, log_outage
+from projections.log_lines import Lines, log_corrupt, log_fault, log_outage
 from projections.replay import Fault, Kind
-from projections.sql.projections import Changes, Entry, SqlProjections, open_entry
+from projections.sql.projections import TURN, Changes, Entry, SqlProjections, open_entry
 
 __all__ = ["Lag", "Projector"]
 
@@ -195,7 +195,7 @@ class Projector:
         if self._unsure is not None:
             (entries, faults), self._unsure = self._unsure, None
             if entries[-1].raw.position <= reached:
-                self._write_lines(entries, faults)
+                await self._write_lines(entries, faults)
         return reached
 
     async def _archive(self, raws: Sequence[Raw]) -> int:
@@ -237,14 +237,17 @@ class Projector:
             self._projections.forget()
         self._position = entries[-1].raw.position
         self._seen_at = entries[-1].raw.recorded_at
-        self._write_lines(entries, changes.faults)
+        await self._write_lines(entries, changes.faults)
         return stored
 
-    def _write_lines(self, entries: Sequence[Entry], faults: Sequence[Fault]) -> None:
+    async def _write_lines(self, entries: Sequence[Entry], faults: Sequence[Fault]) -> None:
         partition = self.archive.partition
-        for entry in entries:
+        lines = Lines(partition)
+        for number, entry in enumerate(entries):
+            if number % TURN == 0:
+                await asyncio.sleep(0)
             if entry.recorded is not None:
-                log_event(partition, entry.recorded)
+                lines.write(entry.recorded)
             elif entry.error is not None:
                 log_corrupt(partition, entry.error, entry.strategy_id)
         for fault in faults:

@@ -22,11 +22,13 @@ from domain.events import (
     StoplossTriggered,
     StrategyReady,
     StrategyRunning,
+    UserHalted,
+    UserResumed,
 )
 from domain.strategy import State, apply, initial
 from domain.values import ALIVE, Instant, Status
 from eventstore.entries import read_entries
-from eventstore.envelope import Raw, decode, decode_page, owner_of
+from eventstore.envelope import Owner, Raw, Recorded, decode, decode_page, owner_of
 from eventstore.errors import CorruptEvent, LogError
 from eventstore.log import EventLog
 
@@ -34,6 +36,10 @@ __all__ = ["BrokenHistory", "Fault", "Kind", "Progress", "Replay", "apply_record
 
 Progress = Callable[[int, int], None]
 """How many events are done, of how many."""
+
+
+_SLICE = 512
+"""Entries decoded at a time: more would not stay in the processor's cache until they are folded."""
 
 
 class Fault(Struct, frozen=True):
@@ -77,6 +83,8 @@ class Replay:
         self.states: dict[int, State] = {}
         self.position = 0
         """Of the last entry."""
+        self.halts: dict[int, UserHalted] = {}
+        """The users whose kill switch is on."""
         self._only = strategy_id
         self._on_fault = on_fault
 
@@ -86,7 +94,8 @@ class Replay:
         collecting = gc.isenabled()
         gc.disable()
         try:
-            self._feed(raws)
+            for start in range(0, len(raws), _SLICE):
+                self._feed(raws[start : start + _SLICE])
         finally:
             if collecting:
                 gc.enable()
@@ -103,6 +112,7 @@ class Replay:
         for raw, it in zip(raws, page, strict=True):
             version = raw.version
             if not version:
+                self._halt(it.user_id, it.event)
                 continue
             strategy_id = it.strategy_id
             state = states.get(strategy_id)
@@ -128,17 +138,33 @@ class Replay:
     def _feed_one(self, raw: Raw) -> None:
         """The careful way, for a page that holds something damaged or old."""
         try:
-            it = decode(raw)
-            strategy_id, user_id, event = it.strategy_id, it.user_id, it.event
+            self.take(raw, decode(raw))
         except CorruptEvent as error:
+            self.take(raw, error)
+
+    def take(self, raw: Raw, it: Recorded | CorruptEvent) -> None:
+        """Fold one entry, which was decoded already, or could not be."""
+        self.position = raw.position
+        event: Event | None = None
+        owner: Recorded | Owner
+        if isinstance(it, CorruptEvent):
             owner = owner_of(raw.envelope)
-            self._fault(Fault(raw.position, owner.strategy_id, Kind.CORRUPT, str(error)))
-            strategy_id, user_id, event = owner.strategy_id, owner.user_id, None
-        if not raw.version or not strategy_id or (self._only is not None and strategy_id != self._only):
+            self._fault(Fault(raw.position, owner.strategy_id, Kind.CORRUPT, str(it)))
+        else:
+            owner, event = it, it.event
+        strategy_id = owner.strategy_id
+        if not raw.version:
+            if event is not None:
+                self._halt(owner.user_id, event)
+            return
+        if self._only is not None and strategy_id != self._only:
+            return
+        if not strategy_id:
+            self._fault(Fault(raw.position, 0, Kind.VERSION, f"version {raw.version} of no strategy"))
             return
         state = self.states.get(strategy_id)
         if state is None:
-            state = self.states[strategy_id] = initial(strategy_id, user_id)
+            state = self.states[strategy_id] = initial(strategy_id, owner.user_id)
         if raw.version != state.version + 1:
             self._gap(raw, state)
         if event is not None:
@@ -150,10 +176,15 @@ class Replay:
         state.updated_at = raw.recorded_at
         state.position_in_log = raw.position
 
+    def _halt(self, user_id: int, event: Event) -> None:
+        if isinstance(event, UserHalted):
+            self.halts[user_id] = event
+        elif isinstance(event, UserResumed):
+            self.halts.pop(user_id, None)
+
     def _gap(self, raw: Raw, state: State) -> None:
         text = f"strategy {state.id} goes from version {state.version} to {raw.version}"
         self._fault(Fault(raw.position, state.id, Kind.VERSION, text))
-
         state.version = raw.version - 1
 
     def _illegal(self, raw: Raw, state: State, error: Exception) -> None:

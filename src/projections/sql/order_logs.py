@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, Boolean, Text, bindparam, case, func, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.events import (
@@ -20,10 +19,9 @@ from domain.events import (
     OrderRejected,
 )
 from domain.strategy import Order, State
-from domain.values import Instant, Tag
-from eventstore.archive_tables import Instant as Moment
+from domain.values import Instant, Phase, Tag
 from eventstore.envelope import Recorded
-from projections.sql.tables import moment, order_logs, storable
+from projections.sql.tables import as_json, moment, storable
 
 __all__ = ["OrderChange", "fold_order", "write_orders"]
 
@@ -117,34 +115,28 @@ def _outcome(change: OrderChange) -> dict[str, Any]:
     }
 
 
-_insert = insert(order_logs).on_conflict_do_nothing(index_elements=["tag"])
-
-
-def _kept(name: str, type_: Any) -> Any:
-    return func.coalesce(order_logs.c[name], bindparam(f"new_{name}", type_=type_))
-
-
-def _while_final(name: str, type_: Any) -> Any:
-    """Of the last finalization; an order that was opened again has none."""
-    value = func.coalesce(bindparam(f"new_{name}", type_=type_), order_logs.c[name])
-    return case((bindparam("resolved", type_=Boolean), value), else_=None)
-
-
-_update = (
-    update(order_logs)
-    .where(order_logs.c.tag == bindparam("old_tag"))
-    .values(
-        filled=bindparam("new_filled"),
-        average_price=bindparam("new_average_price"),
-        order_id=bindparam("new_order_id"),
-        status=bindparam("new_status"),
-        reason=func.coalesce(bindparam("new_reason", type_=Text), order_logs.c.reason),
-        outcome_position=_kept("outcome_position", BigInteger),
-        answered_at=_kept("answered_at", Moment),
-        final_position=_while_final("final_position", BigInteger),
-        finalized_at=_while_final("finalized_at", Moment),
-    )
+_insert = text(
+    "INSERT INTO order_logs SELECT * FROM json_populate_recordset(NULL::order_logs, CAST(:rows AS json))"
+    " ON CONFLICT (tag) DO NOTHING"
 )
+_update = text(
+    """
+    UPDATE order_logs AS kept SET
+        filled = new.filled,
+        average_price = new.average_price,
+        order_id = new.order_id,
+        status = new.status,
+        reason = COALESCE(new.reason, kept.reason),
+        outcome_position = COALESCE(kept.outcome_position, new.outcome_position),
+        answered_at = COALESCE(kept.answered_at, new.answered_at),
+        -- of the last finalization; an order that was opened again has none
+        final_position = CASE WHEN new.status IN :open THEN NULL
+            ELSE COALESCE(new.final_position, kept.final_position) END,
+        finalized_at = CASE WHEN new.status IN :open THEN NULL ELSE COALESCE(new.finalized_at, kept.finalized_at) END
+    FROM json_populate_recordset(NULL::order_logs, CAST(:rows AS json)) AS new
+    WHERE kept.tag = new.tag
+    """
+).bindparams(bindparam("open", [str(each) for each in Phase if each is not Phase.FINAL], expanding=True))
 
 
 async def write_orders(connection: AsyncConnection, partition: int, changes: Iterable[OrderChange]) -> None:
@@ -152,13 +144,12 @@ async def write_orders(connection: AsyncConnection, partition: int, changes: Ite
     new: list[dict[str, Any]] = []
     old: list[dict[str, Any]] = []
     for change in changes:
-        outcome = _outcome(change)
+        outcome = {"tag": change.order.tag, **_outcome(change)}
         if change.request is not None:
-            new.append({"tag": change.order.tag, "partition": partition, **change.request, **outcome})
+            new.append({"partition": partition, **change.request, **outcome})
         else:
-            values = {f"new_{name}": value for name, value in outcome.items()}
-            old.append({"old_tag": change.order.tag, "resolved": change.order.resolved, **values})
+            old.append(outcome)
     if new:
-        await connection.execute(_insert, new)
+        await connection.execute(_insert, {"rows": as_json(new)})
     if old:
-        await connection.execute(_update, old)
+        await connection.execute(_update, {"rows": as_json(old)})

@@ -5,6 +5,7 @@ its own events in the archive, so a start needs no replay of the whole log. Noth
 committed (`keep`), so a transaction that failed leaves no trace.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -20,10 +21,12 @@ from projections.sql.order_logs import OrderChange, fold_order, write_orders
 from projections.sql.parked import PARKING, write_parked
 from projections.sql.strategies import Strategy, write_strategies
 
-__all__ = ["Changes", "Entry", "SqlProjections", "open_entry"]
+__all__ = ["TURN", "Changes", "Entry", "SqlProjections", "open_entry"]
 
 REMEMBERED = 10_000
 """Strategies in memory: a few kilobytes each."""
+TURN = 16
+"""Entries worked on before others have their turn: a worker of this process may have an order to send."""
 
 
 class Entry(Struct, frozen=True):
@@ -71,8 +74,10 @@ class SqlProjections:
         """What these entries do, which follow the archive at once. Nothing is written."""
         changes = Changes()
         await self._recall(connection, entries, changes)
-        for entry in entries:
+        for number, entry in enumerate(entries):
             self._fold(entry, changes)
+            if number % TURN == 0:
+                await asyncio.sleep(0)
         return changes
 
     async def _recall(self, connection: AsyncConnection, entries: Sequence[Entry], changes: Changes) -> None:
@@ -88,7 +93,7 @@ class SqlProjections:
                 unknown.append(strategy_id)
         if unknown:
             earlier = Changes(strategies=changes.strategies)
-            for raw in await self._archive.histories(connection, unknown):
+            for raw in await self._archive.histories(connection, unknown, entries[0].raw.position - 1):
                 self._fold(open_entry(raw), earlier)
 
     def _fold(self, entry: Entry, changes: Changes) -> None:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.events import StrategyExited, StrategyStarted
@@ -14,7 +14,7 @@ from domain.strategy import State, initial
 from domain.values import Instant
 from eventstore.envelope import Recorded
 from projections.replay import apply_recorded
-from projections.sql.tables import moment, storable, strategies
+from projections.sql.tables import as_json, moment, storable, strategies
 
 __all__ = ["Strategy", "write_strategies"]
 
@@ -77,14 +77,14 @@ class Strategy(Struct):
         }
 
 
-_write = insert(strategies)
-_upsert = _write.on_conflict_do_update(
-    index_elements=["id"],
-    set_={column.name: _write.excluded[column.name] for column in strategies.columns if column.name != "id"},
+_columns = [column.name for column in strategies.columns if column.name != "id"]
+_upsert = text(
+    "INSERT INTO strategies SELECT * FROM json_populate_recordset(NULL::strategies, CAST(:rows AS json))"  # noqa: S608
+    " ON CONFLICT (id) DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in _columns)
 )
 
 
 async def write_strategies(connection: AsyncConnection, partition: int, changed: Sequence[Strategy]) -> None:
     """Each one's row becomes what it is now."""
     if changed:
-        await connection.execute(_upsert, [each.row(partition) for each in changed])
+        await connection.execute(_upsert, {"rows": as_json([each.row(partition) for each in changed])})

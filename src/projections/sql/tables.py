@@ -1,7 +1,9 @@
 """The tables of the SQL projections."""
 
 import datetime as dt
+from typing import Any
 
+import msgspec
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -20,7 +22,7 @@ from sqlalchemy import (
 
 from eventstore.archive_tables import Instant, metadata
 
-__all__ = ["moment", "order_logs", "parked", "storable", "strategies"]
+__all__ = ["as_json", "moment", "order_logs", "parked", "storable", "strategies"]
 
 Exact = Numeric()
 """As many digits as there are: an average price may lie off the tick grid."""
@@ -110,6 +112,12 @@ parked = Table(
 def moment(at: int) -> dt.datetime | None:
     """An instant as these tables have it; 0 stands for none."""
     return _EPOCH + dt.timedelta(microseconds=at) if at else None
+
+
+def as_json(rows: list[dict[str, Any]]) -> str:
+    """Rows as the argument of json_populate_recordset, exactly: a Decimal is a string there. One statement writes
+    them all, which costs a tenth of a statement for each."""
+    return msgspec.json.encode(rows).decode()
 
 
 def storable(text: str | None) -> str | None:

@@ -1,0 +1,129 @@
+"""Rebuild: every projection made anew from the log, in Redis and in PostgreSQL.
+
+Trading may go on. In Redis a strategy is written only if nobody appended to it since, else its newer events are read
+first; in PostgreSQL the new rows appear at once, when the transaction ends.
+"""
+
+from msgspec import Struct
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.strategy import State
+from eventstore.archive import PostgresArchive
+from eventstore.entries import read_entries
+from eventstore.log import EventLog
+from eventstore.members import all_strategies
+from eventstore.restoring import Restorable, drop_strategies, restore_halts, restore_strategies
+from projections.compare import has_expired
+from projections.replay import Fault, Progress, Replay
+from projections.runtime import encode_state
+from projections.sql.projections import SqlProjections, open_entry
+from projections.sql.tables import order_logs, parked, strategies
+
+__all__ = ["Rebuilt", "rebuild", "rebuild_redis", "rebuild_sql"]
+
+_AT_ONCE = 128
+_PAGE = 1000
+
+
+class Rebuilt(Struct, frozen=True):
+    """How many strategies and halts were written, from how many events, and what was wrong with those."""
+
+    events: int
+    strategies: int
+    halts: int
+    faults: tuple[Fault, ...] = ()
+
+
+async def rebuild(log: EventLog, engine: AsyncEngine | None = None, progress: Progress | None = None) -> Rebuilt:
+    """Redis from the whole log, then PostgreSQL from what is archived of it.
+
+    Raises LogHole, LogUnavailable, LogLost.
+    """
+    done = await rebuild_redis(log, progress)
+    if engine is not None:
+        await rebuild_sql(PostgresArchive(engine, log.keys.partition), progress)
+    return done
+
+
+async def rebuild_redis(log: EventLog, progress: Progress | None = None) -> Rebuilt:
+    """The hashes, timers, sets and halt latches. Timers are set to now, so that a worker looks at every strategy that
+    may have something to do and sets them right."""
+    faults: list[Fault] = []
+    replay = Replay(on_fault=faults.append)
+    present = {strategy_id async for some in all_strategies(log) for strategy_id in some}
+    last = await log.last_position()
+
+    async def catch_up() -> None:
+        async for page in read_entries(log, replay.position):
+            replay.feed(page)
+            if progress is not None:
+                progress(min(replay.position, last), last)
+
+    await catch_up()
+    await drop_strategies(log, sorted(present - replay.states.keys()))
+    left = dict.fromkeys(sorted(replay.states), 0)
+    while left:
+        ahead: dict[int, int] = {}
+        ids = list(left)
+        for start in range(0, len(ids), _AT_ONCE):
+            some = ids[start : start + _AT_ONCE]
+            ahead |= await restore_strategies(log, [_restorable(log, replay.states[i], left[i]) for i in some])
+        left = ahead
+        if left:
+            await catch_up()
+    while not await restore_halts(log, replay.halts, replay.position):
+        await catch_up()
+    return Rebuilt(replay.position, len(replay.states), len(replay.halts), tuple(faults))
+
+
+def _restorable(log: EventLog, state: State, seen: int) -> Restorable:
+    """`seen` is the version that Redis claimed before all events up to then were read: if it is more than what they
+    give, it is wrong."""
+    now = log.clock.now()
+    write = encode_state(state, None)
+    runtime: dict[str, str] = {}
+    if not has_expired(state, now):
+        runtime = {
+            **write.runtime_set,
+            "updated_at": str(state.updated_at),
+            "position_in_log": str(state.position_in_log),
+        }
+    in_market = state.alive or state.open_quantity != 0 or state.surfaced != 0
+    looked_at = in_market or state.unresolved or state.start_requested
+    return Restorable(
+        strategy_id=state.id,
+        user_id=state.user_id,
+        symbol=state.symbol,
+        version=state.version,
+        strategy=write.strategy_set,
+        runtime=runtime,
+        expire_seconds=write.expire_seconds,
+        wake_at=now if looked_at else None,
+        in_market=in_market,
+        wrong=seen if seen > state.version else None,
+    )
+
+
+async def rebuild_sql(archive: PostgresArchive, progress: Progress | None = None) -> int:
+    """The tables `strategies`, `order_logs` and `parked` from the archived events; how many those were.
+
+    One transaction: until it ends everybody reads the old rows, and the projector waits. Raises what outages raise.
+    """
+    projections = SqlProjections(archive)
+    async with archive.engine.begin() as connection:
+        last = await archive.reached(connection, lock=True)
+        for table in (strategies, order_logs, parked):
+            await connection.execute(delete(table).where(table.c.partition == archive.partition))
+        after = 0
+        while after < last:
+            entries = [open_entry(raw) for raw in await archive.entries(after, last, _PAGE)]
+            if not entries:
+                break
+            changes = await projections.fold(connection, entries)
+            await projections.write(connection, changes)
+            projections.keep(changes)
+            after = entries[-1].raw.position
+            if progress is not None:
+                progress(after, last)
+    return after
