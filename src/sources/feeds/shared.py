@@ -1,71 +1,67 @@
-"""One feed for several listeners, one of each partition: a broker allows few connections, and prices are the same."""
+"""One connection to the market for the listeners of all partitions."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
-from sources.feeds.port import Feed, FeedError, FeedItem
+from sources.feeds.port import Feed, FeedItem
 
 __all__ = ["SharedFeed"]
 
 
 class SharedFeed:
-    """`view()` gives each listener a feed of its own, before `run` is started. It is subscribed to what any of them
-    wants, and every view hears all of it. Ticks wait in memory for a listener that is slow."""
+    """Hands what a feed brings to every share, and asks the feed for what any of them wants.
+
+    `run` reads the feed until it ends or is cancelled; its errors are its caller's. Ticks are shared unfiltered: a
+    listener has no stop for a symbol that it did not ask for.
+    """
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        self._views: list[_View] = []
+        self._shares: list[_Share] = []
 
-    def view(self) -> Feed:
-        view = _View(self, self._feed)
-        self._views.append(view)
-        return view
+    def share(self) -> Feed:
+        """The feed of one more listener. Take all shares before `run`."""
+        share = _Share(self)
+        self._shares.append(share)
+        return share
 
     async def run(self) -> None:
-        """Hand on what the feed yields, until it has ended. A FeedError goes to every view, and the feed is iterated
-        again when they are."""
-        while True:
-            try:
-                async for item in self._feed.ticks():
-                    for view in self._views:
-                        view.items.put_nowait(item)
-            except FeedError as error:
-                for view in self._views:
-                    view.listening.clear()
-                    view.items.put_nowait(error)
-                for view in self._views:
-                    await view.listening.wait()
-            else:
-                for view in self._views:
-                    view.items.put_nowait(None)
-                return
-
-    def subscribe(self) -> None:
-        self._feed.subscribe(frozenset[str]().union(*(view.wanted for view in self._views)))
-
-
-class _View:
-    def __init__(self, shared: SharedFeed, feed: Feed) -> None:
-        self.items: asyncio.Queue[FeedItem | FeedError | None] = asyncio.Queue()
-        self.wanted: frozenset[str] = frozenset()
-        self.listening = asyncio.Event()
-        self._shared = shared
-        self._feed = feed
+        """Raises FeedError when the feed cannot go on; calling it again is a new attempt."""
+        async for item in self._feed.ticks():
+            for share in self._shares:
+                share.items.put_nowait(item)
 
     @property
     def name(self) -> str:
         return self._feed.name
 
-    async def ticks(self) -> AsyncIterator[FeedItem]:
-        self.listening.set()
-        while (item := await self.items.get()) is not None:
-            if isinstance(item, FeedError):
-                raise item
-            yield item
-
-    def subscribe(self, symbols: frozenset[str]) -> None:
-        self.wanted = symbols
-        self._shared.subscribe()
+    def want(self) -> None:
+        self._feed.subscribe(frozenset().union(*(share.symbols for share in self._shares)))
 
     def reconnect(self) -> None:
         self._feed.reconnect()
+
+
+class _Share:
+    def __init__(self, feed: SharedFeed) -> None:
+        self._feed = feed
+        self.symbols: frozenset[str] = frozenset()
+        self.items: asyncio.Queue[FeedItem] = asyncio.Queue()
+
+    @property
+    def name(self) -> str:
+        return self._feed.name
+
+    def subscribe(self, symbols: frozenset[str]) -> None:
+        self.symbols = symbols
+        self._feed.want()
+
+    def reconnect(self) -> None:
+        self._feed.reconnect()
+
+    async def ticks(self) -> AsyncIterator[FeedItem]:
+        while True:
+            yield await self.items.get()
+
+
+_: type[Feed] = _Share
