@@ -110,7 +110,7 @@ class Scene:
         self._price_fresh = True
         self.decided: tuple[Event, ...] | None = None
         self.wake_at: Instant | None = None
-        self.look(price_at=self.facts.now)
+        self.look()
 
     def fold(self, *events: Event) -> None:
         for event in events:
