@@ -14,7 +14,7 @@ from projections.stop_index import StopIndex
 from simulation.market import DEFAULT_SYMBOLS
 from simulation.ticks import TickFile, TickFileError
 from sources.feeds.file import FileFeed
-from sources.feeds.port import Feed
+from sources.feeds.port import Feed, FeedError
 from sources.feeds.shared import SharedFeed
 from sources.feeds.simulated import SimulatedFeed
 from sources.listener import MarketListener
@@ -22,19 +22,21 @@ from sources.prices import PriceWriter
 
 log = structlog.get_logger(__name__)
 
+PAUSE = 1_000_000
+"""Microseconds before a feed that could not go on is tried again."""
+
 
 class MarketRole:
     def __init__(self, house: House, partitions: Sequence[Partition]) -> None:
         self._recording = recording_of(house.settings)
-        source = feed_of(house, self._recording)
-        self._name = source.name
-        self._feed = SharedFeed(source)
+        self._feed = SharedFeed(feed_of(house, self._recording))
+        self._clock = house.clock
         observer = MarketMetrics(house.metrics, house.tick_to_order)
         self._listeners = [
             (
                 MarketListener(
                     house.logs[each.number],
-                    self._feed.view(),
+                    self._feed.share(),
                     house.clock,
                     house.calendar,
                     StopIndex.from_states(each.states),
@@ -58,15 +60,21 @@ class MarketRole:
             listener.stop()
 
     async def _play(self) -> None:
-        """A recording ends, or breaks off; the listeners report the silence that follows."""
-        try:
-            await self._feed.run()
-        except TickFileError as error:
-            log.error("feed_broken", feed=self._name, why=str(error))
+        """The feed, for ever. A recording ends or breaks off; the listeners report the silence that follows."""
+        while True:
+            try:
+                await self._feed.run()
+                break
+            except FeedError as error:
+                log.warning("feed_failed", feed=self._feed.name, why=str(error))
+                await self._clock.sleep(PAUSE)
+            except TickFileError as error:
+                log.error("feed_broken", feed=self._feed.name, why=str(error))
+                break
         if self._recording is not None:
             skipped = [f"line {line}: {reason}" for line, reason in self._recording.bad[:10]]
             rows, bad = self._recording.rows, self._recording.bad_count
-            log.info("feed_ended", feed=self._name, rows=rows, skipped=bad, first_skipped=skipped)
+            log.info("feed_ended", feed=self._feed.name, rows=rows, skipped=bad, first_skipped=skipped)
 
 
 def recording_of(settings: Settings) -> TickFile | None:
