@@ -2,6 +2,7 @@
 
 import typer
 
+from bahi.cli.bench import bench
 from bahi.cli.demo import demo
 from bahi.cli.run import run
 from bahi.schema.cli import app as schema
@@ -16,4 +17,5 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(run)
+app.command()(bench)
 app.add_typer(schema, name="schema", help="Export the events' schemas, or check the committed ones.")

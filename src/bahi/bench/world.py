@@ -1,0 +1,154 @@
+"""What is measured: a real Redis with its own data, the real log and handlers, and a broker that only listens."""
+
+import asyncio
+import datetime as dt
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal
+
+from msgspec.structs import replace
+
+from bahi.clock import SystemClock
+from bahi.servers import EmbeddedRedis
+from brokers.instruments import BUILT_IN
+from brokers.port import Accepted, BookOrder, BrokerPosition, Changing, Done, Placing, Trade
+from domain.calendar import AlwaysOpenCalendar
+from domain.events import StrategyCreated, StrategyRunning, StrategyStarted
+from domain.facts import Policy
+from domain.strategy import State, fold, initial
+from domain.values import MINUTE, Config, Instant, OrderRequest, Price, Product
+from eventstore.envelope import NewEvent
+from eventstore.log import EventLog
+from eventstore.open import open_log
+from handlers.desk import Desk
+from projections.runtime import DEFAULTS, encode_state
+from simulation.market import DEFAULT_SYMBOLS
+
+__all__ = ["SYMBOLS", "USERS", "Deaf", "Fsync", "arm", "bench_log", "created", "desk_of"]
+
+Fsync = Literal["always", "everysec"]
+SYMBOLS = tuple(DEFAULT_SYMBOLS)[:20]
+USERS = 50
+
+
+@asynccontextmanager
+async def bench_log(fsync: Fsync) -> AsyncIterator[EventLog]:
+    """An empty log on a Redis of its own."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bahi-bench-") as folder,
+        EmbeddedRedis(Path(folder), appendfsync=fsync) as server,
+    ):
+        log = await open_log(server.url, clock=SystemClock(), defaults=DEFAULTS, allow_weak=True)
+        try:
+            yield log
+        finally:
+            await log.aclose()
+
+
+class Deaf:
+    """A broker, and its own directory, that takes every order at once and tells when."""
+
+    account = "BENCH"
+
+    def __init__(self, called: Callable[[OrderRequest], None]) -> None:
+        self._called = called
+        self._orders = 0
+
+    async def of(self, user_id: int) -> "Deaf":
+        return self
+
+    async def connected(self) -> list[int]:
+        return list(range(1, USERS + 1))
+
+    async def place(self, request: OrderRequest) -> Placing:
+        self._called(request)
+        self._orders += 1
+        return Accepted(str(self._orders))
+
+    async def modify(self, order_id: str, *, price: Price) -> Changing:
+        return Done()
+
+    async def cancel(self, order_id: str) -> Changing:
+        return Done()
+
+    async def orders(self) -> list[BookOrder]:
+        return []
+
+    async def trades(self) -> list[Trade]:
+        return []
+
+    async def positions(self) -> list[BrokerPosition]:
+        return []
+
+    async def updates(self) -> AsyncIterator[str]:
+        await asyncio.Event().wait()
+        yield ""
+
+
+def desk_of(log: EventLog, broker: Deaf) -> Desk:
+    """A desk whose strategies are never late."""
+    return Desk(
+        log=log,
+        clock=log.clock,
+        calendar=AlwaysOpenCalendar(),
+        policy=replace(Policy(), buy_late_limit=60 * MINUTE),
+        instruments=BUILT_IN,
+        brokers=broker,
+        known={},
+    )
+
+
+def created(strategy_id: int) -> Config:
+    return Config(
+        symbol=SYMBOLS[strategy_id % len(SYMBOLS)],
+        quantity=10,
+        buy_time=dt.time(0, 1),
+        sell_time=dt.time(23, 58),
+        stop_loss=Decimal(100) - Decimal(strategy_id % 1000) / 20,
+        product=Product.CNC,
+    )
+
+
+async def arm(log: EventLog, ids: Sequence[int], *, bought: bool) -> list[State]:
+    """Running strategies, written as their events would have left them; `bought` ones hold their shares."""
+    calendar = AlwaysOpenCalendar()
+    session = calendar.session_on(calendar.wall(log.clock.now()).date())
+    buy_at: Instant = session.open_at if bought else session.close_at - 1
+
+    async def one(strategy_id: int) -> State:
+        user_id = strategy_id % USERS + 1
+        config = created(strategy_id)
+        started = StrategyStarted(
+            session_date=session.date,
+            open_at=session.open_at,
+            close_at=session.close_at,
+            buy_at=buy_at,
+            sell_at=session.close_at - 1,
+            config=config,
+        )
+        events = [StrategyCreated(config=config), started, StrategyRunning(run=2)]
+        state = fold(initial(strategy_id, user_id), events)
+        if bought:
+            state.bought = state.open_quantity = config.quantity
+            state.entered = state.entry_spent = True
+        new = [NewEvent(event, strategy_id, user_id) for event in events]
+        await log.append(new, expected=0, runtime=encode_state(state, None))
+        return state
+
+    states: list[State] = []
+    for start in range(0, len(ids), 64):
+        states += await asyncio.gather(*(one(each) for each in ids[start : start + 64]))
+    return states
+
+
+async def until(condition: Callable[[], bool], seconds: float) -> None:
+    """Raises TimeoutError when the condition does not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the benchmark's world does not come to the point")
+        await asyncio.sleep(0.001)
