@@ -4,11 +4,11 @@ import time
 from decimal import Decimal
 
 from bahi.bench.figures import Figure
-from bahi.bench.world import Fsync, arm, bench_log
+from bahi.bench.world import SYMBOLS, USERS, Fsync, arm, bench_log
 from domain.events import BuyTriggered, ExecuteBuy, LockAcquired, OrderAccepted, OrderFilled, OrderFinalized
 from domain.tags import make_tag
 from domain.values import Final, Kind, OrderRequest, Product, Side
-from eventstore.clients import command
+from eventstore.clients import commands
 from eventstore.entries import read_entries
 from eventstore.envelope import NewEvent
 from eventstore.log import EventLog, chunked
@@ -48,17 +48,18 @@ async def replay(fsync: Fsync, events: int) -> list[Figure]:
 
 
 async def memory(fsync: Fsync, strategies: int, events: int) -> list[Figure]:
-    """What Redis holds of data before and after, by its own accounting."""
+    """By Redis' own accounting of the keys: the class streams, and a strategy's two hashes with its place in the sets."""
     async with bench_log(fsync) as log:
-        empty = await _used(log)
         await arm(log, range(1, strategies + 1), bought=False)
-        armed = await _used(log)
-        before = await log.last_position()
+        keys = log.keys
+        hashes = [key(each) for each in range(1, strategies + 1) for key in (keys.strategy, keys.runtime)]
+        sets = [keys.user_strategies(user) for user in range(1, USERS + 1)]
+        symbols = [keys.symbol_strategies(symbol) for symbol in SYMBOLS]
+        per_strategy = await _usage(log, [*hashes, *sets, *symbols]) / strategies
+        before, held = await log.last_position(), await _usage(log, list(keys.streams.values()))
         await _fill(log, events)
-        full = await _used(log)
         written = await log.last_position() - before
-    per_event = (full - armed) / written
-    per_strategy = (armed - empty - before * per_event) / strategies
+        per_event = (await _usage(log, list(keys.streams.values())) - held) / written
     return [
         Figure(name="Redis memory per event", fsync=fsync, value=round(per_event), unit="bytes", note=f"{written:,}"),
         Figure(
@@ -106,8 +107,6 @@ async def _fill(log: EventLog, events: int) -> None:
         await log.append_many(chunked(batch))
 
 
-async def _used(log: EventLog) -> int:
-    info: bytes = await command(log.redis, "INFO", "memory")
-    return int(
-        next(line.partition(":")[2] for line in info.decode().splitlines() if line.startswith("used_memory_dataset:"))
-    )
+async def _usage(log: EventLog, keys: list[str]) -> int:
+    answers = await commands(log.redis, [("MEMORY", "USAGE", key, "SAMPLES", 0) for key in keys])
+    return sum(answer or 0 for answer in answers)
