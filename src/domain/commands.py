@@ -73,8 +73,9 @@ def decide_update(state: State, changes: Changes, facts: Facts) -> tuple[Event, 
     if state.status is Status.STOPPING:
         return Refused("STRATEGY_STOPPING", "the strategy is being stopped: update it when it has stopped")
     fixed = [name for name in ("quantity", "buy_time", "product") if name in given]
-    if fixed and (state.unresolved or state.open_quantity != 0 or (state.alive and state.entered)):
-        held = f"an order is unresolved or {state.open_quantity} shares are held"
+    held_back = state.unresolved or state.lingering or state.open_quantity != 0 or state.surfaced != 0
+    if fixed and (held_back or (state.alive and state.entered)):
+        held = f"an order is unresolved or {state.open_quantity + state.surfaced} shares are held"
         return Refused("POSITION_OPEN", f"{held}: {', '.join(fixed)} can be changed when the run is over")
     config = replace(state.config, **given)
     errors = (

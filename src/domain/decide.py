@@ -322,7 +322,15 @@ def surfaced_quantity(state: State, facts: Facts) -> Step:
     quantity = _clip(state, state.surfaced, facts)
     if quantity <= 0 or not _may_place(state, facts, Kind.SURFACED) or not facts.connected:
         return PASS
-    return _place(state, facts, Kind.SURFACED, quantity)
+    return _place(state, facts, Kind.SURFACED, quantity, _surfaced_product(state))
+
+
+def _surfaced_product(state: State) -> Product:
+    """The product that the surfaced shares were bought under, which the config may have left since."""
+    orders = (*state.past.values(), *([state.order] if state.order else []))
+    bought = [order for order in orders if order.kind is Kind.BUY and order.filled]
+    strays = [order for order in bought if order.run != state.run or not state.alive]
+    return max(strays, key=lambda order: order.at).product if strays else state.product
 
 
 # --- while the run is alive -----------------------------------------------------------------------------------------
@@ -583,13 +591,15 @@ def _may_place(state: State, facts: Facts, kind: Kind) -> bool:
     return facts.now >= state.tried(kind).not_before and _open(facts)
 
 
-def _place(state: State, facts: Facts, kind: Kind, quantity: Quantity) -> tuple[Event, ...]:
+def _place(
+    state: State, facts: Facts, kind: Kind, quantity: Quantity, product: Product | None = None
+) -> tuple[Event, ...]:
     tag = make_tag(facts.log_id, state.id, state.run, state.orders + 1)
     request = OrderRequest(
         symbol=state.symbol,
         side=kind.side,
         quantity=quantity,
-        product=state.product,
+        product=state.product if product is None else product,
         tag=tag,
         market_protection=state.market_protection,
     )

@@ -74,6 +74,7 @@ class Order(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int
     at: Instant
     deadline: Instant
+    product: Product = Product.MIS
     phase: Phase = Phase.SENDING
     order_id: str | None = None
     filled: Quantity = 0
@@ -387,6 +388,7 @@ def _intended(state: State, event: Intent) -> None:
         attempt=event.attempt,
         at=event.at,
         deadline=event.deadline,
+        product=event.request.product,
     )
     state.orders += 1
     state.lock_state = event.tag

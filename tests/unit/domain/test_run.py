@@ -8,7 +8,7 @@ import pytest
 from domain.calendar import AlwaysOpenCalendar, NseCalendar, instant
 from domain.decide import decide_next
 from domain.events import BuyTriggered, OrderFilled, SellTriggered, StrategyReady, StrategyRunning, StrategyStarted
-from domain.values import Abort, Code, Denial, Exit, Holding, Kind, Product, Refusal, Status
+from domain.values import Abort, Code, Denial, Exit, Final, Holding, Kind, Product, Refusal, Status
 from tests.unit.domain.story import (
     DAY,
     aborted,
@@ -33,8 +33,11 @@ from tests.unit.domain.story import (
     execute_buy,
     execute_sell,
     execute_stoploss,
+    execute_surfaced,
     exited,
     exiting,
+    filled,
+    finalized,
     force_stopped,
     given,
     halted,
@@ -603,3 +606,9 @@ def test_a_strategy_started_event_names_the_run_by_its_version():
     started_event = next(event for event in story.scene.decided if isinstance(event, StrategyStarted))
     assert story.state.run == story.state.version == 3
     assert started_event.config == story.state.config
+
+
+def test_surfaced_shares_are_sold_under_the_product_that_they_were_bought_under():
+    story = given(started, buy_triggered, intended(Kind.BUY), unknown(), absent, decided)
+    story.when(updated(product=Product.CNC), filled(10, of=1), finalized(Final.COMPLETE, 10, of=1))
+    story.then(alert(Code.ORDER_SURFACED), execute_surfaced(10, **{"request.product": Product.MIS}))
