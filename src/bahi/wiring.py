@@ -1,5 +1,6 @@
 """The composition root: settings in, a house out — servers, log, broker, desks — with everything closed at the end."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,8 +34,8 @@ from domain.calendar import AlwaysOpenCalendar, Calendar, load_nse
 from domain.clock import Clock
 from domain.facts import Policy
 from domain.values import SECOND, Duration, Instant, Tick
-from eventstore.clients import log_client
-from eventstore.errors import LogUnavailable, outages
+from eventstore.clients import command, log_client
+from eventstore.errors import LogUnavailable
 from eventstore.keys import price
 from eventstore.log import EventLog
 from eventstore.open import open_log
@@ -161,6 +162,8 @@ def policy_of(settings: Settings) -> Policy:
     """The house rules that the settings say."""
     return Policy(
         send_deadline=_micros(settings.send_deadline),
+        request_timeout=_micros(settings.request_timeout),
+        skew=_micros(settings.clock_skew),
         entry_patience=_micros(settings.entry_patience),
         retry_backoff=_micros(settings.retry_backoff),
         buy_late_limit=_micros(settings.buy_late_limit),
@@ -184,6 +187,7 @@ async def _servers(settings: Settings, stack: AsyncExitStack) -> tuple[str, str]
             lambda: attach_or_start(settings.home, redis=own_redis, postgres=own_postgres)
         )
         stack.push_async_callback(anyio.to_thread.run_sync, servers.close)
+        servers.watch()
         redis_url = redis_url or servers.redis_url
         database_url = database_url or servers.database_url
     return redis_url, database_url
@@ -198,8 +202,7 @@ def _last_price(redis: "Redis") -> LastPrice:
 
     async def last(symbol: str) -> Tick | None:
         try:
-            with outages():
-                found = decode_price(await redis.execute_command("GET", price(symbol)))  # type: ignore[no-untyped-call]
+            found = decode_price(await command(redis, "GET", price(symbol)))
         except LogUnavailable as error:
             raise BrokerUnavailable(f"no prices: {error}") from error
         return None if found is None else Tick(symbol, found[0], found[1])
@@ -208,10 +211,13 @@ def _last_price(redis: "Redis") -> LastPrice:
 
 
 class ConnectedUsers:
-    """Which users have a session at a broker, at most a second old. While the database cannot be read, the last answer
-    stands: trading goes on."""
+    """Which users have a session at a broker, about a second old. While the database does not answer, the last answer
+    stands and trading goes on. Raises LogUnavailable, to be asked again, as long as there was none at all: nobody is
+    taken for disconnected whose account could not be read."""
 
     FRESH: Duration = SECOND
+    PATIENCE = 1.0
+    """Seconds that one caller waits for the database; the others have the last answer meanwhile."""
 
     def __init__(self, engine: AsyncEngine, broker: str, clock: Clock) -> None:
         self._engine = engine
@@ -219,19 +225,21 @@ class ConnectedUsers:
         self._query = select(broker_accounts.c.user_id).where(
             broker_accounts.c.broker == broker, broker_accounts.c.status == "connected"
         )
-        self._users: frozenset[int] = frozenset()
-        self._read_at: Instant | None = None
+        self._users: frozenset[int] | None = None
+        self._asked_at: Instant = 0
 
     async def __call__(self) -> Collection[int]:
         now = self._clock.now()
-        if self._read_at is None or abs(now - self._read_at) >= self.FRESH:
+        if self._users is None or abs(now - self._asked_at) >= self.FRESH:
+            self._asked_at = now
             try:
-                async with self._engine.connect() as connection:
+                async with asyncio.timeout(self.PATIENCE), self._engine.connect() as connection:
                     rows = await connection.execute(self._query)
                 self._users = frozenset(row.user_id for row in rows)
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, TimeoutError) as error:
                 log.warning("accounts_not_read", why=str(error.__cause__ or error)[:200])
-            self._read_at = now
+                if self._users is None:
+                    raise LogUnavailable("the broker accounts cannot be read from the database") from error
         return self._users
 
 

@@ -264,21 +264,25 @@ class Lanes:
         before new ones, in position order. What stays unacknowledged is delivered again by the next call. Returns
         how many were taken, those without a reaction included.
         """
-        redis = self.log.redis
-        pending: dict[Priority, list[Entry]] = {}
-        for each, inbox in self._inboxes.items():
-            pending[each], gone, _ = await inbox.own(redis, count=1000)
+        redis, inboxes = self.log.redis, list(self._inboxes.values())
+        held: list[list[Entry]] = []
+        for inbox, (entries, gone, _) in zip(
+            inboxes, await asyncio.gather(*(each.own(redis, count=1000) for each in inboxes)), strict=True
+        ):
+            held.append(entries)
             await self._report(redis, inbox, gone)
         taken = 0
         while limit is None or taken < limit:
-            for each, inbox in self._inboxes.items():
-                if entries := pending[each][:1] or await inbox.new(redis, 1):
-                    del pending[each][:1]
-                    break
-            else:
+            empty = [at for at, entries in enumerate(held) if not entries]
+            for at, fresh in zip(
+                empty, await asyncio.gather(*(inboxes[at].new(redis, 1) for at in empty)), strict=True
+            ):
+                held[at] = fresh
+            urgent = next((at for at, entries in enumerate(held) if entries), None)
+            if urgent is None:
                 break
             taken += 1
-            await self._one(redis, inbox, entries[0])
+            await self._one(redis, inboxes[urgent], held[urgent].pop(0))
         return taken
 
     async def _one(self, redis: "Redis", inbox: Inbox, entry: Entry) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from eventstore.errors import outages
+from eventstore.clients import command
 from eventstore.log import EventLog
 
 __all__ = ["all_strategies", "symbol_strategies", "user_strategies"]
@@ -24,8 +24,7 @@ async def all_strategies(log: EventLog) -> AsyncIterator[list[int]]:
     pattern = prefix.replace("{", "\\{").replace("[", "\\[") + "[0-9]*"
     cursor = b"0"
     while True:
-        with outages():
-            cursor, found = await log.redis.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", 512)
+        cursor, found = await command(log.redis, "SCAN", cursor, "MATCH", pattern, "COUNT", 512)
         page = [int(key[len(prefix) :]) for key in found if key[len(prefix) :].isdigit()]
         if page:
             yield page
@@ -34,6 +33,4 @@ async def all_strategies(log: EventLog) -> AsyncIterator[list[int]]:
 
 
 async def _members(log: EventLog, key: str) -> list[int]:
-    with outages():
-        members = await log.redis.execute_command("SMEMBERS", key)
-    return sorted(int(member) for member in members)
+    return sorted(int(member) for member in await command(log.redis, "SMEMBERS", key))

@@ -48,7 +48,7 @@ async def replay(fsync: Fsync, events: int) -> list[Figure]:
 
 
 async def memory(fsync: Fsync, strategies: int, events: int) -> list[Figure]:
-    """By Redis' own accounting of the keys: the class streams, and a strategy's two hashes with its place in the sets."""
+    """By Redis' own accounting: the class streams, and a strategy's two hashes with its place in the sets."""
     async with bench_log(fsync) as log:
         await arm(log, range(1, strategies + 1), bought=False)
         keys = log.keys

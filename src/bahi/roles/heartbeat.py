@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 
 from domain.clock import Clock
 from domain.values import SECOND
-from eventstore.clients import commands
-from eventstore.errors import LogUnavailable, outages
+from eventstore.clients import command, commands
+from eventstore.errors import LogUnavailable
 from eventstore.keys import alive
 
 __all__ = ["NotAlive", "beat", "check_alive"]
@@ -38,7 +38,5 @@ async def beat(redis: "Redis", roles: Iterable[str], clock: Clock) -> None:
 
 async def check_alive(redis: "Redis", role: str) -> None:
     """Raises NotAlive, LogUnavailable."""
-    with outages():
-        found = await redis.execute_command("EXISTS", alive(role))  # type: ignore[no-untyped-call]
-    if not found:
+    if not await command(redis, "EXISTS", alive(role)):
         raise NotAlive(f"no process runs the role {role}: start one with `bahi run {role}`")
