@@ -12,7 +12,7 @@ from msgspec import structs
 
 from domain.events import AlertTriggered, SafetyAbort, UserHalted, UserResumed
 from domain.strategy import State
-from domain.values import Abort, Code, Instant, Severity
+from domain.values import SECOND, Abort, Code, Instant, Severity
 from eventstore.batch import RuntimeWrite
 from eventstore.clients import commands
 from eventstore.envelope import Dedupe, NewEvent, Recorded
@@ -30,6 +30,8 @@ from projections.runtime import CorruptState
 
 TIMER_PERIOD = 100_000
 """Microseconds between looks at the timers."""
+LOOK_AGAIN = 10 * SECOND
+"""After how long a strategy that could not be decided is looked at again."""
 CLAIMED = 64
 """Strategies claimed from the timers at once."""
 
@@ -160,11 +162,11 @@ class Worker:
                 await self._postpone(strategy_id, None)
             except Exception as error:
                 await self._abort(strategy_id, error)
-                await self._postpone(strategy_id, self._desk.clock.now() + self._desk.policy.alert_repeat)
+                await self._postpone(strategy_id, self._desk.clock.now() + LOOK_AGAIN)
         return len(due)
 
     async def _postpone(self, strategy_id: int, wake_at: Instant | None) -> None:
-        """A strategy that cannot be decided is not looked at again and again."""
+        """A strategy that cannot be decided is looked at now and then: what is due stays due."""
         await self._desk.log.append([], runtime=RuntimeWrite(wake_at=wake_at), strategy_id=strategy_id)
 
     async def _send_failed(self, state: State, error: Exception) -> None:
@@ -182,6 +184,9 @@ class Worker:
     async def _poisoned(self, delivery: Delivery | Undecodable, error: Exception) -> None:
         """Parks what cannot be handled, aborts its strategy; everybody else goes on."""
         abort = await self._safety_abort(delivery.strategy_id, delivery.user_id, error)
+        if isinstance(delivery, Delivery) and delivery.strategy_id:
+            wake_at = self._desk.clock.now() + LOOK_AGAIN
+            await persist(lambda: self._postpone(delivery.strategy_id, wake_at), self._desk.clock)
         log.error("poison", position=delivery.position, stream=delivery.stream, error=str(error))
         await persist(lambda: park(self._desk.log, delivery, error, extra_events=abort), self._desk.clock)
 

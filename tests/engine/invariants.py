@@ -1,0 +1,275 @@
+"""What must hold of every log and every order book, however they came about (architecture §4.2).
+
+Checked from the outside: from the entries as the streams hold them and the rows of the broker's book, not from what
+the engine believes. `check` raises AssertionError with the first violation of each kind.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from brokers.paper.matching import Order as Row
+from brokers.port import BookStatus, Trade
+from domain.decide import decide_next
+from domain.events import (
+    CancelRequested,
+    Intent,
+    ModifyRequested,
+    OrderAccepted,
+    OrderFilled,
+    OrderFinalized,
+    OrderRetryRequired,
+    SafetyAbort,
+    StrategyStarted,
+)
+from domain.facts import Facts
+from domain.strategy import State, apply, initial
+from domain.tags import parse_tag
+from domain.values import Final, Kind, Phase, Side, Status, Tag
+from eventstore.envelope import Recorded
+from projections.runtime import differences
+
+
+class Violations(AssertionError):
+    """What does not hold."""
+
+
+class Checker:
+    """One reading of a whole log."""
+
+    def __init__(
+        self,
+        records: Sequence[Recorded],
+        rows: Sequence[Row],
+        trades: Sequence[Trade],
+        *,
+        log_id: str,
+        accounts: Mapping[str, int],
+        unreadable: frozenset[int] = frozenset(),
+    ) -> None:
+        self.records = records
+        self.rows = rows
+        self.trades = trades
+        self.log_id = log_id
+        self.accounts = accounts
+        """The owner of each account."""
+        self.unreadable = unreadable
+        """Positions of entries that nobody can read."""
+        self.states: dict[int, State] = {}
+        self.intents: dict[Tag, tuple[Recorded, Intent]] = {}
+        self.surfaced: set[Tag] = set()
+        """Orders that showed up after they had been finalized as not placed."""
+        self.found: list[str] = []
+
+    def check(self) -> None:
+        self._gapless()
+        self._replay()
+        self._book()
+        if self.found:
+            raise Violations("\n".join(self.found))
+
+    def equals_live(self, live: Mapping[int, State]) -> None:
+        """7: the fold of the log is the runtime, field by field."""
+        for strategy_id, state in live.items():
+            assert not (wrong := differences(self.states[strategy_id], state)), f"strategy {strategy_id}: {wrong}"
+
+    def at_rest(self, facts: Mapping[int, Facts]) -> None:
+        """12: nothing is left to decide, and what the log knows of each order is what the book shows."""
+        for strategy_id, state in self.states.items():
+            decision = decide_next(state, facts[strategy_id])
+            assert not decision.events, f"strategy {strategy_id} still wants {decision.events}"
+        now = max((each.now for each in facts.values()), default=0)
+        for row in self.rows:
+            if row.tag in self.intents and row.placed_at <= now:
+                state = self.states[self.intents[Tag(row.tag)][0].strategy_id]
+                order = state.find(Tag(row.tag))
+                assert order is not None, f"{row.tag} is forgotten"
+                assert order.filled == row.filled, f"{row.tag}: {order.filled} filled, the book says {row.filled}"
+                if row.status.terminal:
+                    assert order.resolved, f"{row.tag} is {row.status} and not resolved"
+
+        for state in self.states.values():
+            assert is_protected(state), f"4: strategy {state.id} is at its stop and does nothing"
+
+    def all_final(self) -> None:
+        """Liveness: every run has ended, every order is resolved."""
+        for state in self.states.values():
+            assert state.status in (Status.CREATED, Status.STOPPED, Status.FAILED), f"{state.id} is {state.status}"
+            assert not state.unresolved, f"{state.id}: {state.order}"
+            assert not state.lingering, f"{state.id}: {state.lingering}"
+
+    # --- the log ---------------------------------------------------------------------------------------------------
+
+    def _complain(self, rule: str, what: str) -> None:
+        self.found.append(f"{rule}: {what}")
+
+    def _gapless(self) -> None:
+        """8: positions and versions are gapless, ids are unique, causes exist."""
+        positions = sorted([record.position for record in self.records] + list(self.unreadable))
+        if positions != list(range(1, len(positions) + 1)):
+            self._complain("8", f"positions are not gapless: {positions}")
+        versions: defaultdict[int, int] = defaultdict(int)
+        ids: set[str] = set()
+        time = 0
+        for record in self.records:
+            where = f"position {record.position} {record.event.type}"
+            if record.strategy_id and record.event.versioned:
+                versions[record.strategy_id] += 1
+                if record.version != versions[record.strategy_id] and not self.unreadable:
+                    self._complain("8", f"{where}: version {record.version}, not {versions[record.strategy_id]}")
+            if record.event_id in ids:
+                self._complain("8", f"{where}: {record.event_id} twice")
+            ids.add(record.event_id)
+            if record.causation_id and record.causation_id not in ids and not self.unreadable:
+                self._complain("8", f"{where}: its cause {record.causation_id} is not before it")
+            if record.recorded_at < time:
+                self._complain("8", f"{where}: time runs backwards")
+            time = record.recorded_at
+
+    def _replay(self) -> None:
+        open_tags: defaultdict[int, set[Tag]] = defaultdict(set)
+        finals: dict[Tag, Final] = {}
+        last_of_kind: dict[tuple[int, int, Kind], Tag] = {}
+        retried: set[Tag] = set()
+        for record in self.records:
+            strategy_id, event = record.strategy_id, record.event
+            if not strategy_id:
+                continue
+            state = self.states.setdefault(strategy_id, initial(strategy_id, record.user_id))
+            where = f"position {record.position}, strategy {strategy_id}"
+            if record.user_id != state.user_id:
+                self._complain("10", f"{where}: {event.type} of user {record.user_id}, not {state.user_id}")
+            match event:
+                case Intent(tag=tag, kind=kind):
+                    self._placed(where, state, event, finals)
+                    before = last_of_kind.get((strategy_id, state.run, kind))
+                    if before is not None and before not in finals:
+                        self._complain("12", f"{where}: {kind} again, and {before} has not ended")
+                    if before is not None and finals.get(before) is Final.REJECTED and before not in retried:
+                        self._complain("12", f"{where}: {kind} again without a back-off")
+                    last_of_kind[strategy_id, state.run, kind] = tag
+                    if tag in self.intents:
+                        self._complain("9", f"{where}: the tag {tag} twice")
+                    self.intents[tag] = (record, event)
+                    open_tags[strategy_id].add(tag)
+                    if len(open_tags[strategy_id] - self.surfaced) > 1:
+                        self._complain("1", f"{where}: unresolved are {open_tags[strategy_id]}")
+                case OrderFinalized(tag=tag, final=final):
+                    if tag not in self.intents:
+                        self._complain("9", f"{where}: {tag} ends and never began")
+                    if tag in finals and finals[tag] is not Final.NOT_PLACED and tag not in self.surfaced:
+                        self._complain("9", f"{where}: {tag} ends twice")
+                    finals[tag] = final
+                    open_tags[strategy_id].discard(tag)
+                case OrderAccepted(tag=tag) | OrderFilled(tag=tag) if finals.get(tag) is Final.NOT_PLACED:
+                    self.surfaced.add(tag)
+                    open_tags[strategy_id].add(tag)
+                case OrderRetryRequired(tag=tag):
+                    retried.add(tag)
+                case CancelRequested(tag=tag) | ModifyRequested(tag=tag) if tag not in self.intents:
+                    self._complain("9", f"{where}: {event.type} of {tag}, which never began")
+                case SafetyAbort(run=run):
+                    if run > record.version:
+                        self._complain("6", f"{where}: abort of run {run}, which is to come")
+                case StrategyStarted() if open_tags[strategy_id] - self.surfaced:
+                    self._complain("1", f"{where}: started with {open_tags[strategy_id]} unresolved")
+            apply(state, event)
+            state.updated_at = record.recorded_at if event.versioned else state.updated_at
+            state.position_in_log = record.position if event.versioned else state.position_in_log
+            self._of_one_mind(where, state, open_tags[strategy_id])
+        for strategy_id, state in self.states.items():
+            for tag in open_tags[strategy_id]:
+                order = state.find(tag)
+                if order is None or order.resolved:
+                    self._complain("9", f"strategy {strategy_id}: {tag} has neither ended nor is it looked after")
+
+    def _placed(self, where: str, state: State, event: Intent, finals: Mapping[Tag, Final]) -> None:
+        kind = event.kind
+        if kind is Kind.BUY:
+            if not state.alive:
+                self._complain("6", f"{where}: BUY while {state.status}")
+            if state.bought > 0:
+                self._complain("5", f"{where}: BUY after {state.bought} were bought")
+            for tag, (record, earlier) in self.intents.items():
+                same = record.strategy_id == state.id and parse_tag(tag).run == state.run  # type: ignore[union-attr]
+                if same and earlier.kind is Kind.BUY and finals.get(tag) is not Final.REJECTED:
+                    self._complain("3", f"{where}: BUY again, and {tag} is {finals.get(tag)}")
+        elif kind is Kind.SURFACED:
+            if event.request.quantity > state.surfaced:
+                self._complain("2", f"{where}: sells {event.request.quantity} of {state.surfaced} surfaced")
+        else:
+            if event.request.quantity > state.open_quantity:
+                self._complain("2", f"{where}: sells {event.request.quantity} of {state.open_quantity} open")
+            if not state.alive and not (state.stop_requested and state.square_off):
+                self._complain("6", f"{where}: {kind} while {state.status}")
+        if event.request.side is not kind.side:
+            self._complain("9", f"{where}: {kind} is a {event.request.side}")
+
+    def _of_one_mind(self, where: str, state: State, open_tags: set[Tag]) -> None:
+        """1: the state's own view of what is unresolved."""
+        if state.unresolved and state.lock_state != (state.order.tag if state.order else ""):
+            self._complain("1", f"{where}: the lock is {state.lock_state}, the order {state.order}")
+        if state.unresolved and state.order and state.order.tag not in open_tags:
+            self._complain("1", f"{where}: {state.order.tag} is unresolved in the state only")
+
+    # --- the book --------------------------------------------------------------------------------------------------
+
+    def _book(self) -> None:
+        seen: set[str] = set()
+        tag_of: dict[str, str] = {}
+        for row in self.rows:
+            tag_of[str(row.order_id)] = row.tag
+            parts = parse_tag(row.tag)
+            if parts is None or parts.log_id != self.log_id:
+                continue  # not ours
+            if row.tag in seen:
+                self._complain("9", f"the order {row.tag} was placed twice")
+            seen.add(row.tag)
+            if Tag(row.tag) not in self.intents:
+                self._complain("9", f"the order {row.tag} has no intent")
+                continue
+            record, intent = self.intents[Tag(row.tag)]
+            if self.accounts[row.account] != record.user_id:
+                self._complain("10", f"the order {row.tag} of user {record.user_id} is in {row.account}")
+            asked = (intent.request.symbol, intent.request.side, intent.request.quantity, intent.request.product)
+            if asked != (row.symbol, row.side, row.quantity, row.product):
+                self._complain("9", f"the order {row.tag} is {row}, {intent.request} was asked for")
+            if row.side is Side.BUY:
+                self._one_entry(row, parts.strategy_id, parts.run)
+        self._never_oversold(tag_of)
+
+    def _one_entry(self, row: Row, strategy_id: int, run: int) -> None:
+        """3: no two entries of a run that both lived."""
+        lived = [
+            other
+            for other in self.rows
+            if other.side is Side.BUY
+            and (parts := parse_tag(other.tag)) is not None
+            and (parts.log_id, parts.strategy_id, parts.run) == (self.log_id, strategy_id, run)
+            and (other.filled or other.status in (BookStatus.OPEN, BookStatus.COMPLETE))
+        ]
+        if len(lived) > 1 and row is lived[0]:
+            self._complain("3", f"strategy {strategy_id}, run {run}: {[each.tag for each in lived]}")
+
+    def _never_oversold(self, tag_of: Mapping[str, str]) -> None:
+        """2: at every trade, no more is sold than was bought, but for orders that surfaced."""
+        held: defaultdict[int, int] = defaultdict(int)
+        for trade in self.trades:
+            parts = parse_tag(tag_of.get(trade.order_id, ""))
+            if parts is None or parts.log_id != self.log_id:
+                continue
+            held[parts.strategy_id] += trade.quantity if trade.side is Side.BUY else -trade.quantity
+            excused = any(
+                (other := parse_tag(tag)) is not None and other.strategy_id == parts.strategy_id
+                for tag in self.surfaced
+            )
+            if held[parts.strategy_id] < 0 and not excused:
+                self._complain("2", f"strategy {parts.strategy_id} is over-sold: {held[parts.strategy_id]}")
+
+
+def is_protected(state: State) -> bool:
+    """4: bought, running, and the stop due: an exit is unresolved or being retried."""
+    if not (state.alive and state.stop_due and state.open_quantity > 0):
+        return True
+    order = state.order
+    exiting = order is not None and order.phase is not Phase.FINAL
+    return exiting or any(tries.not_before for tries in state.tries.values()) or state.abort_due
