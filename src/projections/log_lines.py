@@ -4,7 +4,6 @@ L1 STRATEGY_EVENT_LOGGED: the life of a strategy. L2 ORDER_EVENT_LOGGED: what wa
 L3 ERROR_LOGGED: what went wrong. A refusal by the broker is both L2 and L3.
 """
 
-import logging
 from typing import Any
 
 import msgspec
@@ -87,8 +86,7 @@ _LINES: dict[type[Event], tuple[str, ...]] = {
     **dict.fromkeys(_ERROR, (ERROR,)),
 }
 
-_NAME = "bahi.events"
-_log = structlog.get_logger(_NAME)
+_log = structlog.get_logger("bahi.events")
 
 
 def lines_of(event: Event) -> tuple[str, ...]:
@@ -101,14 +99,14 @@ class Lines:
 
     def __init__(self, partition: int) -> None:
         self._log = _log.bind(partition=partition)
-        self._level = logging.getLogger(_NAME).getEffectiveLevel()
 
     def write(self, it: Recorded) -> None:
         """The lines about one event."""
         for line in lines_of(it.event):
-            level = logging.ERROR if line == ERROR else logging.INFO
-            if level >= self._level:
-                self._log.log(level, line, **_fields(it))
+            if line == ERROR:
+                self._log.error(line, **_fields(it))
+            else:
+                self._log.info(line, **_fields(it))
 
 
 def _fields(it: Recorded) -> dict[str, Any]:

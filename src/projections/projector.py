@@ -91,6 +91,11 @@ class Projector:
         self._stopping = asyncio.Event()
         self._finished: asyncio.Event | None = None
 
+    @property
+    def position(self) -> int | None:
+        """How far the archive reaches, if that is known just now."""
+        return self._position
+
     # --- running ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:

@@ -61,9 +61,8 @@ class Changes(Struct):
 class SqlProjections:
     """The folds of one partition."""
 
-    def __init__(self, archive: PostgresArchive, remembered: int = REMEMBERED) -> None:
+    def __init__(self, archive: PostgresArchive) -> None:
         self._archive = archive
-        self._remembered = remembered
         self._strategies: OrderedDict[int, Strategy] = OrderedDict()
 
     def forget(self) -> None:
@@ -128,5 +127,5 @@ class SqlProjections:
         for strategy_id, strategy in changes.strategies.items():
             self._strategies[strategy_id] = strategy
             self._strategies.move_to_end(strategy_id)
-        while len(self._strategies) > self._remembered:
+        while len(self._strategies) > REMEMBERED:
             self._strategies.popitem(last=False)
