@@ -125,6 +125,12 @@ class Settings(BaseSettings):
     send_deadline: Seconds = timedelta(seconds=2)
     """An intent older than this many seconds is not sent any more."""
 
+    request_timeout: Seconds = timedelta(seconds=7)
+    """The longest that a call to the broker takes, in seconds: until then a sender that is silent may yet send."""
+
+    clock_skew: Seconds = timedelta(seconds=1)
+    """How far the clocks of two hosts may lie apart, in seconds."""
+
     quarantine_ambiguous: Seconds = timedelta(seconds=120)
     """Seconds before an order whose answer was lost may be called absent."""
 
@@ -181,7 +187,14 @@ class Settings(BaseSettings):
         return url
 
     @field_validator(
-        "buy_late_limit", "send_deadline", "quarantine_ambiguous", "quarantine_crash", "entry_patience", "retry_backoff"
+        "buy_late_limit",
+        "send_deadline",
+        "request_timeout",
+        "clock_skew",
+        "quarantine_ambiguous",
+        "quarantine_crash",
+        "entry_patience",
+        "retry_backoff",
     )
     @classmethod
     def _positive(cls, duration: timedelta) -> timedelta:

@@ -93,13 +93,17 @@ class EmbeddedServer:
         return int(self._process.pid)
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None and is_alive(self._process)
+
+    @property
     def url(self) -> str:
         """Where clients connect."""
         raise NotImplementedError
 
     def start(self) -> None:
         """Start the server, or adopt the one left running here, and return when it answers."""
-        if self._process is not None and is_alive(self._process):
+        if self.is_running:
             return
         private_folder(self.home)
         self._lock.acquire()

@@ -2,17 +2,27 @@
 
 import json
 import os
+import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+
+import structlog
 
 from bahi.servers.folder import FolderInUse, FolderLock, ServerError, private_folder
 from bahi.servers.postgres import EmbeddedPostgres
+from bahi.servers.process import EmbeddedServer
 from bahi.servers.redis import EmbeddedRedis, Fsync
 
 __all__ = ["Servers", "attach_or_start"]
+
+WATCH_EVERY: Final = 0.25
+"""Seconds between looks at the servers."""
+
+log = structlog.get_logger(__name__)
 
 
 class Servers:
@@ -21,8 +31,19 @@ class Servers:
     `close` stops the servers that this process owns, and leaves others' alone.
     """
 
-    def __init__(self, home: Path, redis_url: str | None, database_url: str | None, owner: int, stack: ExitStack):
+    def __init__(
+        self,
+        home: Path,
+        redis_url: str | None,
+        database_url: str | None,
+        owner: int,
+        stack: ExitStack,
+        own: Sequence[EmbeddedServer] = (),
+    ) -> None:
         self.home = home
+        self._own = own
+        self._closing = threading.Event()
+        self._watching: threading.Thread | None = None
         self._redis_url = redis_url
         self._database_url = database_url
         self.owner_pid = owner
@@ -45,7 +66,28 @@ class Servers:
             raise ServerError(f"the bahi process {self.owner_pid} runs no PostgreSQL of its own in {self.home}")
         return self._database_url
 
+    def watch(self) -> None:
+        """From now on until `close`, a server of ours that died is started again, on the data that it left."""
+        if self._own and self._watching is None:
+            self._watching = threading.Thread(target=self._watch, name="servers", daemon=True)
+            self._watching.start()
+
+    def _watch(self) -> None:
+        while not self._closing.wait(WATCH_EVERY):
+            for server in self._own:
+                if server.is_running:
+                    continue
+                log.error("server_died", server=server.name, folder=str(server.folder))
+                try:
+                    server.start()
+                    log.warning("server_started_again", server=server.name)
+                except (ServerError, OSError) as error:  # next time, perhaps
+                    log.error("server_not_started", server=server.name, why=str(error))
+
     def close(self) -> None:
+        self._closing.set()
+        if self._watching is not None:
+            self._watching.join()
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -100,15 +142,18 @@ def _start(
         stack.callback(record.unlink, missing_ok=True)
         record.unlink(missing_ok=True)
         redis_url = database_url = None
+        own: list[EmbeddedServer] = []
         if redis:
-            redis_url = stack.enter_context(EmbeddedRedis(home, appendfsync=appendfsync, timeout=timeout)).url
+            own.append(server := stack.enter_context(EmbeddedRedis(home, appendfsync=appendfsync, timeout=timeout)))
+            redis_url = server.url
         if postgres:
-            database_url = stack.enter_context(EmbeddedPostgres(home, timeout=timeout)).url
+            own.append(database := stack.enter_context(EmbeddedPostgres(home, timeout=timeout)))
+            database_url = database.url
         new = record.with_suffix(".new")
         new.touch(mode=0o600)
         new.write_text(json.dumps({"pid": os.getpid(), "redis_url": redis_url, "database_url": database_url}) + "\n")
         new.replace(record)
-        return Servers(home, redis_url, database_url, os.getpid(), stack.pop_all())
+        return Servers(home, redis_url, database_url, os.getpid(), stack.pop_all(), own)
 
 
 def _read(record: Path, holder: int | None) -> dict[str, str | None] | None:
