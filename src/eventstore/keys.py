@@ -80,6 +80,10 @@ class Keys:
         """The user's kill switch: present means halted."""
         return f"{self._prefix}halt:{user_id}"
 
+    def foreign(self, user_id: int) -> str:
+        """JSON: net quantity by `symbol|product` of the day's fills in the user's account that are not ours."""
+        return f"{self._prefix}foreign:{user_id}"
+
     def dedupe(self, name: str) -> str:
         return f"{self._prefix}dedupe:{name}"
 

@@ -1,4 +1,4 @@
-"""What a decision is made from: a strategy's hashes, the halt latch and the price, as of one moment."""
+"""What a decision is made from: a strategy's hashes, its user's latch and the price, as of one moment."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +16,14 @@ _load = Script("load")
 
 
 class Loaded(Struct, frozen=True):
-    """The hashes as they are ({} when there is none); `halt` and `price` None when absent or not asked for."""
+    """The hashes as they are ({} when there is none); the rest is None when absent or not asked for."""
 
     strategy_id: int
     strategy: dict[str, str]
     runtime: dict[str, str]
     halt: bytes | None = None
+    foreign: bytes | None = None
+    """What the user's account holds that is not ours (see `Keys.foreign`)."""
     price: bytes | None = None
 
     @property
@@ -36,16 +38,16 @@ async def load(
     """One strategy, in one round trip. Raises LogUnavailable."""
     names = [keys.strategy(strategy_id), keys.runtime(strategy_id)]
     if user_id is not None:
-        names.append(keys.halt(user_id))
+        names += [keys.halt(user_id), keys.foreign(user_id)]
     if symbol is not None and not keys.hashtag:
         names.append(price(symbol))
     answer = await _load(redis, names)
-    halt = answer[2] if user_id is not None else None
+    halt, foreign = answer[2:4] if user_id is not None else (None, None)
     last: bytes | None = None
     if symbol is not None:
         # A global key may live on another node of a cluster, where no script may reach it.
         last = answer[-1] if not keys.hashtag else await command(redis, "GET", price(symbol))
-    return Loaded(strategy_id, _dict(answer[0]), _dict(answer[1]), halt, last)
+    return Loaded(strategy_id, _dict(answer[0]), _dict(answer[1]), halt, foreign, last)
 
 
 async def load_many(redis: "Redis", keys: Keys, strategy_ids: Sequence[int]) -> list[Loaded]:
