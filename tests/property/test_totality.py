@@ -76,7 +76,7 @@ def test_any_event_on_any_state_only_ever_takes_its_version_and_never_raises(his
     assert in_place == state
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(HISTORIES)
 def test_messages_of_orders_that_we_never_placed_change_nothing(history: list[Event]) -> None:
     state = initial(7, 1)

@@ -186,7 +186,7 @@ class World:
         quantity = (4, 3, 10)[self.choices.below(3)] if self.rules.freeze > 4 else 4
         self.vague = self.choices.below(3)
         """How often the broker leaves an exit unanswered, and shows it late."""
-        self.policy = Policy(max_changes=(25, 3)[self.choices.below(2)])
+        self.policy = Policy(max_changes=(25, 2)[self.choices.below(2)])
         config = Config(
             symbol=SYMBOL,
             quantity=quantity,
@@ -337,7 +337,8 @@ class World:
 
     def trade(self, whole: bool = False) -> None:
         """Somebody takes the other side of an open order, wholly or in part."""
-        orders = [o for o in self.book.values() if o.open]  # also one that the book does not show yet
+        # an order that the book does not show yet may trade, too
+        orders = [o for o in self.book.values() if o.open and (self.now >= o.visible_at or self.choices.one_in(4))]
         if not orders or not CALENDAR.is_open(self.now):
             return
         order = orders[self.choices.below(len(orders))]
@@ -347,6 +348,8 @@ class World:
         order.value += traded * self.price
         if order.filled == order.quantity:
             order.status = "complete"
+        elif self.choices.one_in(8):
+            self.refuse_late()
 
     def refuse_late(self) -> None:
         """The exchange rejects or cancels an open order, perhaps after a part of it has traded."""
