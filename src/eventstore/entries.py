@@ -6,6 +6,7 @@ fields as its envelope, which then cannot be decoded.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from operator import attrgetter
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -59,14 +60,13 @@ async def stream_entries(log: EventLog, after: int, until: int) -> list[Raw]:
         except CorruptEvent:
             found += [raw for entry in reply if (raw := _any(entry, each)) is not None]
     found.sort(key=_position)
-    for i in range(len(found) - 1, 0, -1):
-        if found[i].position == found[i - 1].position:
-            del found[i]  # a second entry of that number is none of ours: the more urgent stream's stays
+    once = {raw.position: raw for raw in reversed(found)}
+    if len(once) < len(found):  # a second entry of a number is none of ours: the more urgent stream's stays
+        return [*once.values()][::-1]
     return found
 
 
-def _position(raw: Raw) -> int:
-    return raw.position
+_position = attrgetter("position")
 
 
 def _any(entry: Any, stream: Priority) -> Raw | None:

@@ -27,7 +27,8 @@ from projections.sql.projections import TURN, Changes, Entry, SqlProjections, op
 
 __all__ = ["Lag", "Projector"]
 
-BATCH = 512
+BATCH = 256
+"""More would keep a worker of the same process waiting for longer than an order may take."""
 LINGER: Duration = 20_000
 _BACK_OFF = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 

@@ -5,6 +5,7 @@ from redis.asyncio import Redis
 
 from domain.values import Kind
 from eventstore.archive import ArchiveGap
+from eventstore.entries import read_entries
 from eventstore.errors import CorruptEvent, LogHole, LogLost
 from eventstore.open import open_log
 from projections.runtime import DEFAULTS
@@ -99,3 +100,17 @@ async def test_an_archive_belongs_to_one_log(world: World, redis: Redis, redis_u
     with pytest.raises(LogLost, match="the archive belongs to log"):
         await world.new_projector().step()
     await other.aclose()
+
+
+async def test_a_second_entry_of_a_position_does_not_hide_that_another_is_missing(world: World) -> None:
+    await world.day(1)
+    await world.redis.xdel("events:high", "6-0")
+    await world.redis.xdel("events:medium", "4-0")
+    await world.redis.execute_command("XADD", "events:low", "5-0", "v", "1", "t", "1", "e", "second")
+    with pytest.raises(LogHole) as missing:
+        await world.entries()
+    assert missing.value.position == 4
+    holes: list[int] = []
+    entries = [raw async for page in read_entries(world.log, on_hole=holes.append) for raw in page]
+    assert holes == [4, 6]
+    assert [raw.stream for raw in entries if raw.position == 5] == ["medium"]
