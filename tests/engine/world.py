@@ -182,7 +182,6 @@ class World:
         users: tuple[int, ...] = (USER,),
         at: Instant = OPENING + 60 * SECOND,
         book: Book | None = None,
-        partitions: int = 1,
     ) -> None:
         self.redis_url = redis_url
         self.redis = redis
@@ -554,12 +553,16 @@ class World:
         await self.settle()
         await self.watch()
         await self.settle()
+        return await self.check_at_rest(alive=bool(self.processes))
+
+    async def check_at_rest(self, *, alive: bool = True) -> Checker:
+        """The invariants of a world in which nothing happens; with `alive` workers nothing is left undone."""
         checker = await self.checker()
         states = await self.states()
         if not checker.unreadable:
             checker.equals_live(states)
-            if self.processes:
+            if alive:
                 checker.at_rest({each: (await self.desk.look(each))[1] for each in states})
-        if self.processes:
+        if alive:
             assert await self.pending() == 0
         return checker
