@@ -54,7 +54,8 @@ class CorruptState(Exception):
 
 def encode_change(before: State, after: State, wake_at: Instant | None, *, keep_timer: bool = False) -> RuntimeWrite:
     """What to write so that hashes holding `before` hold `after`. A new run replaces the runtime."""
-    replace = after.run != before.run
+    expired = before.position_in_log == 0  # the script writes it into every runtime
+    replace = after.run != before.run or expired
     old = State() if replace else before
     strategy_set: dict[str, str] = {}
     strategy_delete: list[str] = []
