@@ -1,0 +1,352 @@
+"""bahi as its users run it: `bahi run …` as processes on a folder of its own, and traders who talk HTTP to it."""
+
+import asyncio
+import datetime as dt
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
+
+import httpx
+import psutil
+import redis
+
+from bahi.clock import SystemClock
+from brokers.paper.book import Book
+from brokers.paper.matching import Order as Row
+from brokers.port import Trade
+from domain.strategy import State
+from eventstore.entries import read_entries
+from eventstore.envelope import Recorded, decode
+from eventstore.errors import CorruptEvent
+from eventstore.keys import price
+from eventstore.open import open_log
+from projections.live import live_states
+from projections.prices import decode_price
+from projections.runtime import DEFAULTS
+from tests.engine.invariants import Checker
+
+T = TypeVar("T")
+
+IST = ZoneInfo("Asia/Kolkata")
+PASSWORD = "a long enough password 9"
+BAHI = Path(sys.executable).with_name("bahi")
+
+
+def until(look: Callable[[], T], seconds: float = 20, what: str = "", every: float = 0.05) -> T:
+    """Looks again and again until it is true; its answer. Fails when it is not true in time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := look()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what or look.__name__}; the last answer was {answer!r}")
+        time.sleep(every)
+    return answer
+
+
+def clock_in(seconds: float) -> str:
+    """The exchange's wall clock that many seconds from now: HH:MM:SS, the next full second."""
+    return f"{dt.datetime.now(IST) + dt.timedelta(seconds=seconds + 0.999):%H:%M:%S}"
+
+
+LATE = ("23:59:58", "23:59:59")
+"""The last moments of the day, to buy and to sell: not while a test runs."""
+
+
+def await_a_long_day() -> None:
+    """A day at the exchange ends at midnight; a test that begins right before it waits for the next one."""
+    until(lambda: dt.datetime.now(IST).time() < dt.time(23, 55), 400, "midnight has passed", every=1)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class Process:
+    """One `bahi run`."""
+
+    def __init__(self, house: "House", roles: tuple[str, ...], port: int | None, settings: dict[str, str]) -> None:
+        self.roles = roles
+        self.name = "-".join(roles) or "all"
+        number = next(house.numbers)
+        self.out = house.home / f"{number:03}-{self.name}.out"
+        self.err = house.home / f"{number:03}-{self.name}.err"
+        given = [] if port is None else ["--port", str(port)]
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.popen = subprocess.Popen(
+                [BAHI, "run", *roles, "--home", house.home, *given],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env={**house.environment, **settings},
+                cwd=house.home,
+            )
+
+    @property
+    def lives(self) -> bool:
+        return self.popen.poll() is None
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of this name so far."""
+        found = (json.loads(line) for line in self.out.read_text().splitlines() if line.startswith("{"))
+        return [line for line in found if line["event"] == event]
+
+    def ready(self, seconds: float = 40) -> "Process":
+        def started() -> bool:
+            assert self.lives, f"{self.name} ended with {self.popen.returncode}: {self.said()}"
+            return b'"event": "started"' in self.out.read_bytes()
+
+        until(started, seconds, f"{self.name} has started")
+        return self
+
+    def said(self) -> str:
+        """The end of what it wrote."""
+        return self.out.read_text()[-3000:] + self.err.read_text()[-3000:]
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+
+    def terminate(self, seconds: float = 15) -> float:
+        """SIGTERM; how many seconds it took to drain. It must end in good order."""
+        begun = time.monotonic()
+        self.popen.send_signal(signal.SIGTERM)
+        try:
+            code = self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} does not end: {self.said()}") from None
+        assert code == 0, f"{self.name} ended with {code}: {self.said()}"
+        return time.monotonic() - begun
+
+
+class House:
+    """A BAHI_HOME, its processes, and what is in its log and its order book."""
+
+    def __init__(self, **settings: str) -> None:
+        await_a_long_day()
+        self.home = Path(tempfile.mkdtemp(prefix="bahi-e2e-"))
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.numbers = itertools.count(1)
+        self.processes: list[Process] = []
+        self.traders: list[Trader] = []
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("BAHI_")},
+            **{name: value for name, value in os.environ.items() if name == "BAHI_TEST_REDIS"},
+            "BAHI_CALENDAR": "always-open",
+            **{f"BAHI_{name}": value for name, value in settings.items()},
+        }
+
+    def start(self, *roles: str, port: int | None = None, **settings: str) -> Process:
+        """`bahi run ROLES`; those with the REST application on this house's port."""
+        if port is None and (not roles or "api" in roles):
+            port = self.port
+        process = Process(self, roles, port, {f"BAHI_{name}": value for name, value in settings.items()})
+        self.processes.append(process)
+        return process
+
+    def living(self, role: str) -> list[Process]:
+        return [each for each in self.processes if each.lives and role in each.roles]
+
+    def close(self) -> None:
+        """Ends whatever is left of it, servers included."""
+        for process in self.processes:
+            if process.lives:
+                process.kill()
+        for server in self.servers().values():
+            server.kill()
+
+    # --- from outside -------------------------------------------------------------------------------------------------
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"{self.url}{path}", timeout=30)
+
+    def ready(self) -> bool:
+        try:
+            return self.get("/readyz").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def await_ready(self, seconds: float = 40) -> None:
+        until(self.ready, seconds, "the engine is ready")
+
+    # --- from inside --------------------------------------------------------------------------------------------------
+
+    def servers(self) -> dict[str, psutil.Process]:
+        """The server processes that live on this home, by the name of their folder."""
+        found = {}
+        for name, pidfile in (("redis", "redis.pid"), ("postgres", "postgres/postmaster.pid")):
+            try:
+                process = psutil.Process(int((self.home / pidfile).read_text().split("\n")[0]))
+                if process.cwd() == str(self.home / name):
+                    found[name] = process
+            except (FileNotFoundError, ValueError, psutil.Error):
+                continue
+        return found
+
+    @property
+    def redis_url(self) -> str:
+        return str(json.loads((self.home / "servers.json").read_text())["redis_url"])
+
+    def redis(self) -> "redis.Redis":
+        return redis.Redis.from_url(self.redis_url)
+
+    def price(self, symbol: str) -> Decimal | None:
+        """The last price that the market listener wrote down."""
+        found = decode_price(self.redis().get(price(symbol)))
+        return None if found is None else found[0]
+
+    def books(self) -> tuple[list[Row], list[Trade]]:
+        """The orders and the trades of all traders at the paper broker."""
+
+        async def read() -> tuple[list[Row], list[Trade]]:
+            book = Book(self.home / "paper.db", inline=True)
+            try:
+                rows: list[Row] = []
+                trades: list[Trade] = []
+                for trader in self.traders:
+                    account = f"PAPER-{trader.user_id}"
+                    rows += await book.read(lambda it, account=account: it.between(account, 0, 2**62))
+                    trades += await book.read(lambda it, account=account: it.trades(account, 0))
+                return rows, sorted(trades, key=lambda trade: int(trade.trade_id))
+            finally:
+                book.close()
+
+        return asyncio.run(read())
+
+    def audit(self, *, finished: bool = True) -> "Audit":
+        """Reads the whole log and the whole book, and checks every invariant that can be seen from outside; with
+        `finished` also that every run has ended and every order is final."""
+        return asyncio.run(self._audit(*self.books(), finished))
+
+    async def _audit(self, rows: list[Row], trades: list[Trade], finished: bool) -> "Audit":
+        log = await open_log(self.redis_url, clock=SystemClock(), defaults=DEFAULTS)
+        try:
+            _, live, corrupt = await live_states(log)
+            assert not corrupt
+            records: list[Recorded] = []
+            unreadable: list[int] = []
+            async for page in read_entries(log):
+                for raw in page:
+                    try:
+                        records.append(decode(raw))
+                    except CorruptEvent as error:
+                        unreadable.append(error.position)
+        finally:
+            await log.aclose()
+        accounts = {row.account: int(row.account.removeprefix("PAPER-")) for row in rows}
+        checker = Checker(records, rows, trades, log_id=log.log_id, accounts=accounts, unreadable=frozenset(unreadable))
+        checker.check()
+        if not unreadable:
+            checker.equals_live({state.id: state for state in live})
+        if finished:
+            checker.all_final()
+        return Audit(records, rows, trades, {state.id: state for state in live}, checker)
+
+
+class Audit:
+    """What the log and the book said."""
+
+    def __init__(
+        self, records: list[Recorded], rows: list[Row], trades: list[Trade], live: dict[int, State], checker: Checker
+    ) -> None:
+        self.records = records
+        self.rows = rows
+        self.trades = trades
+        self.live = live
+        self.checker = checker
+
+    def types(self, strategy_id: int) -> list[str]:
+        return [record.event.type for record in self.records if record.strategy_id == strategy_id]
+
+
+class Trader:
+    """A user of the app."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, house: House, *, connect: bool = True) -> None:
+        self.house = house
+        self.email = f"trader{next(self._numbers)}.{os.getpid()}@example.com"
+        self.http = httpx.Client(base_url=house.url, timeout=30)
+        tokens = self.post("/auth/register", 201, email=self.email, password=PASSWORD)
+        self.user_id: int = tokens["user_id"]
+        house.traders.append(self)
+        self.take(tokens)
+        if connect:
+            self.post("/broker/connect", broker="paper", api_key="k123456", api_secret="s123456", access_token="t1234")
+
+    def take(self, tokens: dict[str, Any]) -> None:
+        self.http.headers["authorization"] = f"Bearer {tokens['access_token']}"
+
+    def post(self, path: str, expect: int = 200, **body: Any) -> Any:
+        answer = self.http.post(path, json=body)
+        assert answer.status_code == expect, f"{path}: {answer.status_code} {answer.text}"
+        return answer.json()
+
+    def get(self, path: str, expect: int = 200) -> Any:
+        answer = self.http.get(path)
+        assert answer.status_code == expect, f"{path}: {answer.status_code} {answer.text}"
+        return answer.json()
+
+    def create(self, buy: float | None = None, sell: float | None = None, **asked: Any) -> int:
+        """A strategy whose times are so many seconds ahead; without them, late in the day."""
+        times = {
+            "buy_time": LATE[0] if buy is None else clock_in(buy),
+            "sell_time": LATE[1] if sell is None else clock_in(sell),
+        }
+        given = {"symbol": "INFY", "quantity": 10, "stop_loss": 1.0, "product": "CNC"} | times | asked
+        return int(self.post("/strategy/create", 201, **given)["strategy_id"])
+
+    def start(self, strategy_id: int) -> Any:
+        return self.post("/strategy/start", strategy_id=strategy_id)
+
+    def armed(self, buy: float | None = None, sell: float | None = None, **asked: Any) -> int:
+        """Created and started."""
+        strategy_id = self.create(buy, sell, **asked)
+        started = self.start(strategy_id)
+        assert started["status"] == "running"
+        assert started["session_date"] == dt.datetime.now(IST).date().isoformat(), "the test was too slow"
+        return strategy_id
+
+    def status(self, strategy_id: int) -> Any:
+        return self.get(f"/strategy/status/{strategy_id}")
+
+    def sees(self, strategy_id: int, seconds: float = 20, **wanted: Any) -> Any:
+        """The status, once its fields are so."""
+
+        def look() -> Any:
+            status = self.status(strategy_id)
+            return status if all(status[name] == value for name, value in wanted.items()) else None
+
+        try:
+            return until(look, seconds)
+        except AssertionError:
+            raise AssertionError(f"not {wanted} within {seconds:g} s: {self.status(strategy_id)}") from None
+
+    def listed(self, path: str, of: str) -> list[Any]:
+        """All pages."""
+        rows: list[Any] = []
+        cursor: str | None = None
+        while True:
+            page = self.http.get(path, params={"limit": "3"} | ({"cursor": cursor} if cursor else {})).json()
+            rows += page[of]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return rows
+
+    def events(self, strategy_id: int) -> list[Any]:
+        return self.listed(f"/strategy/{strategy_id}/events", "events")
+
+    def orders(self, strategy_id: int) -> list[Any]:
+        return self.listed(f"/strategy/{strategy_id}/orders", "orders")
