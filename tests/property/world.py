@@ -213,7 +213,7 @@ class World:
             connected=self.connected,
             halt=self.halt,
             instrument=self.rules,
-            foreign=self.foreign,
+            foreign=self.foreign - max(0, self.state.settled),
             cause=str(len(self.log)),
         )
 

@@ -250,6 +250,10 @@ def test_an_exit_is_clipped_to_what_the_account_holds():
     given(started, bought(), sold_elsewhere(4)).when(sell_triggered).then(execute_sell(6))
 
 
+def test_what_was_sold_elsewhere_and_settled_is_not_taken_off_twice():
+    given(started, bought(), sold_elsewhere(4), settled(4)).when(sell_triggered).then(execute_sell(6))
+
+
 def test_an_exit_of_shares_that_the_account_has_not_is_alerted_again_and_again_and_not_sent():
     story = given(started, bought(), sold_elsewhere(10)).when(sell_triggered).then(alert(Code.POSITION_MISMATCH))
     story.when(later(299)).then_nothing()
