@@ -558,7 +558,8 @@ def _exit(state: State, facts: Facts, kind: Kind) -> Step:
 def _clip(state: State, quantity: Quantity, facts: Facts) -> Quantity:
     """Never more than the account can hold, nor than one order may be.
 
-    What was sold elsewhere is gone, unless it is settled already; what a surfaced order, live until its cancel is answered, may still sell, too.
+    What was sold elsewhere is gone, unless it is settled already; what a surfaced order, live until its cancel is
+    answered, may still sell, too.
     """
     selling = sum(order.remaining for order in state.lingering if order.kind is not Kind.BUY)
     elsewhere = min(0, facts.foreign + max(0, state.settled))
