@@ -1,24 +1,46 @@
-"""What the commands have in common: settings, errors as one clear line, output for people or programs."""
+"""What the commands have in common: settings, errors as one clear line, output for people or programs.
 
+Only what every command needs is imported here: `bahi --help` must not wait for a database driver.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
-import msgspec
 import typer
-import uvloop
-from rich.console import Console
-from sqlalchemy.exc import SQLAlchemyError
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.text import Text
 
-from bahi.servers import ServerError
-from bahi.settings import Settings, SettingsError
-from brokers.paper.seeded import PlanError
-from eventstore.errors import LogError
-from simulation.ticks import TickFileError
+if TYPE_CHECKING:
+    from bahi.settings import Settings
 
-__all__ = ["Home", "Json", "fail", "load_settings", "out", "print_json", "run_async", "sorry"]
+__all__ = [
+    "CHECK_FAILED",
+    "OK",
+    "UNAVAILABLE",
+    "Home",
+    "Json",
+    "bar",
+    "err",
+    "fail",
+    "load_settings",
+    "out",
+    "print_json",
+    "run_async",
+    "say",
+    "show",
+    "sorry",
+    "until_closed",
+    "verdict",
+]
 
 T = TypeVar("T")
 
@@ -32,9 +54,21 @@ Home = Annotated[
     Path | None, typer.Option("--home", help="The folder of the embedded servers' data.", show_default=".bahi")
 ]
 
+_EXPLAINED: Final = (
+    ("bahi.settings", "SettingsError"),
+    ("bahi.servers.folder", "ServerError"),
+    ("eventstore.errors", "LogError"),
+    ("brokers.paper.seeded", "PlanError"),
+    ("simulation.ticks", "TickFileError"),
+    ("domain.calendar", "UnknownYear"),
+)
+"""Errors whose message says what is wrong and what to do. Found among the loaded modules: whoever raised one has it."""
 
-def load_settings(home: Path | None = None, **given: Any) -> Settings:
+
+def load_settings(home: Path | None = None, **given: Any) -> "Settings":
     """The settings, with what the command line gives on top. Exits with 2 when they cannot be used."""
+    from bahi.settings import Settings
+
     if home is not None:
         given["home"] = home
     with sorry():
@@ -43,7 +77,7 @@ def load_settings(home: Path | None = None, **given: Any) -> Settings:
 
 def fail(message: str, code: int = UNAVAILABLE) -> NoReturn:
     """Says what is wrong on standard error and exits."""
-    err.print(f"[bold red]bahi:[/] {message}", markup=True, soft_wrap=True)
+    err.print(f"[bold red]bahi:[/] {escape(message)}", markup=True, soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -52,36 +86,81 @@ def sorry() -> Iterator[None]:
     """Turns what a person can do something about into one clear line and exit code 2."""
     try:
         yield
-    except (SettingsError, ServerError, LogError, PlanError, TickFileError, OSError) as error:
-        fail(_plain(error))
-    except SQLAlchemyError as error:
-        fail(f"the database does not answer: {str(error.__cause__ or error).splitlines()[0]}")
-    except BaseExceptionGroup as group:
-        known, rest = group.split((SettingsError, ServerError, LogError, OSError))
-        if rest is not None or known is None:
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        message = _explanation(error)
+        if message is None:
             raise
-        first: BaseException = known
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        fail(_plain(first))
+        fail(message)
 
 
-def _plain(error: BaseException) -> str:
-    return str(error).replace("[", "\\[")
+def _explanation(error: BaseException) -> str | None:
+    """What to tell a person; None for a defect, which is worth its traceback."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((text for each in error.exceptions if (text := _explanation(each)) is not None), None)
+    if (sqlalchemy := sys.modules.get("sqlalchemy.exc")) and isinstance(error, sqlalchemy.SQLAlchemyError):
+        return f"the database does not answer: {str(error.__cause__ or error).splitlines()[0]}"
+    if isinstance(error, BrokenPipeError):
+        return None
+    known = [getattr(sys.modules[module], name) for module, name in _EXPLAINED if module in sys.modules]
+    return str(error) if isinstance(error, (OSError, *known)) else None
 
 
 def run_async(main: Coroutine[Any, Any, T]) -> T:
-    """Runs a command's coroutine; known errors become one line, Ctrl-C exits with 130."""
+    """Runs a command's coroutine to its end: servers that it started are stopped, however it ends.
+
+    Known errors become one line; Ctrl-C exits with 130, SIGTERM with 143, both without a word.
+    """
+    import uvloop
+
+    ended: list[int] = []
+
+    async def guarded() -> T:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 (it is running)
+
+        def end(number: int) -> None:
+            ended.append(number)
+            loop.remove_signal_handler(number)
+            task.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread
+                loop.add_signal_handler(number, end, number)
+        return await main
+
     with sorry():
         try:
-            return uvloop.run(main)
+            return uvloop.run(guarded())
         except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+            raise typer.Exit(128 + signal.SIGINT) from None
+        except asyncio.CancelledError:
+            if not ended:
+                raise
+            raise typer.Exit(128 + ended[0]) from None
+
+
+@contextmanager
+def until_closed(code: int = OK) -> Iterator[None]:
+    """For what prints: whoever reads may stop reading (`| head`). Then the command is over, with `code`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):
+            # What Python still holds for standard output must not fail again when the process ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(code) from None
 
 
 def print_json(value: Any) -> None:
     """One line. Decimals are numbers, written exactly."""
-    sys.stdout.write(_encoder.encode(value).decode() + "\n")
+    import msgspec
+
+    encoder = msgspec.json.Encoder(enc_hook=_hook, decimal_format="number")
+    sys.stdout.write(encoder.encode(value).decode() + "\n")
     sys.stdout.flush()
 
 
@@ -91,4 +170,48 @@ def _hook(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-_encoder = msgspec.json.Encoder(decimal_format="number", enc_hook=_hook)
+def show(table: RenderableType) -> None:
+    """A table: as wide as the terminal, and as wide as it wants to be when it goes into a file or a pipe."""
+    with _as_wide_as_it_wants():
+        out.print(table)
+
+
+def say(text: str, indent: int = 0) -> None:
+    """A sentence, which may hold any character. In a file or a pipe it stays one line."""
+    if out.is_terminal:
+        out.print(Padding(Text(text), (0, 0, 0, indent), expand=False))
+    else:
+        out.print(Text(" " * indent + text), soft_wrap=True)
+
+
+@contextmanager
+def _as_wide_as_it_wants() -> Iterator[None]:
+    width = out.width
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = 1_000
+    try:
+        yield
+    finally:
+        out.width = width
+
+
+def verdict(what: str, holds: bool) -> None:
+    """A check and how it came out."""
+    out.print(f"[bold green]✓[/] {escape(what)}" if holds else f"[bold red]✗ not true:[/] {escape(what)}")
+
+
+@contextmanager
+def bar(what: str, *, unit: str = "events", hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error, for the time of the block: call it with (done, of how many)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, disable=hidden or not err.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

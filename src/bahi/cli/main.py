@@ -1,21 +1,80 @@
-"""The `bahi` command."""
+"""The `bahi` command. A command's module is loaded when it is called, so that the others cost nothing."""
+
+from importlib import import_module
+from typing import Any, Final
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
-from bahi.cli.bench import bench
-from bahi.cli.demo import demo
-from bahi.cli.run import run
-from bahi.schema.cli import app as schema
+__all__ = ["COMMANDS", "app"]
 
-__all__ = ["app"]
+COMMANDS: Final = {
+    "demo": "Run one trading day on the paper broker, and check that replaying the log gives exactly the live state.",
+    "run": "Run the engine's roles until SIGTERM or Ctrl-C, then drain. Logs are JSON lines on standard output.",
+    "events": "Print the log, in its order.",
+    "replay": "Tell the state of a strategy, or of all, as it was then: from the log alone.",
+    "verify": "Check that the log is whole and that replaying it gives exactly the live state.",
+    "rebuild": "Drop every projection, in Redis and in PostgreSQL, and make it anew from the log.",
+    "explain": "Tell the story of one order: cause, checks, request, outcome, fills, and how long each took.",
+    "parked": "Events that could not be handled and were set aside.",
+    "user": "People who may use this installation.",
+    "doctor": "Check everything that bahi needs, one by one, and say what to do about what is missing.",
+    "schema": "Export the events' schemas, or check the committed ones.",
+    "bench": "Measure the hot paths on embedded servers.",
+}
+"""Every command with the first line of its help, in the order of the list."""
+
+_ELSEWHERE: Final = {"schema": "bahi.schema.cli:app"}
+"""Where a command is, if not as NAME or `app` in `bahi.cli.NAME`."""
+
+
+def load(name: str) -> Any:
+    """The click command of that name, its module loaded."""
+    module, _, attribute = _ELSEWHERE.get(name, f"bahi.cli.{name}:").partition(":")
+    found = import_module(module)
+    what = getattr(found, attribute) if attribute else getattr(found, "app", None) or getattr(found, name)
+    alone = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+    if not isinstance(what, typer.Typer):
+        alone.command(name)(what)
+        return get_command(alone)
+    alone.add_typer(what, name=name)
+    group: Any = get_command(alone)
+    return group.commands[name]
+
+
+class _Lazy(TyperGroup):
+    """Knows the commands' names, and loads the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return load(cmd_name) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        self.commands = {name: TyperCommand(name) for name in COMMANDS}  # what a wrong name is compared with
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        stubs = TyperGroup(
+            name=self.name,
+            help=self.help,
+            params=self.params,
+            rich_markup_mode=self.rich_markup_mode,
+            commands={name: TyperCommand(name, help=line) for name, line in COMMANDS.items()},
+        )
+        stubs.format_help(ctx, formatter)
+
 
 app = typer.Typer(
+    cls=_Lazy,
     help="bahi: an event-sourced engine that trades retail strategies. Every command takes --help.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-app.command()(demo)
-app.command()(run)
-app.command()(bench)
-app.add_typer(schema, name="schema", help="Export the events' schemas, or check the committed ones.")
+
+
+@app.callback()
+def _bahi() -> None: ...

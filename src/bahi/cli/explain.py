@@ -1,0 +1,132 @@
+"""`bahi explain`: one order's story, from the log alone."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rich.markup import escape
+
+from bahi.cli.common import Home, Json, bar, fail, load_settings, out, print_json, run_async, say, show, until_closed
+
+if TYPE_CHECKING:
+    from bahi.cli.reader import Reader
+    from bahi.cli.story import Story
+    from eventstore.envelope import Recorded
+    from eventstore.log import EventLog
+
+__all__ = ["explain"]
+
+
+def explain(
+    order: Annotated[str, typer.Argument(help="The order's tag, or its id at the broker.", metavar="ORDER|TAG")],
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Tell the story of one order: cause, checks, request, outcome, fills, and how long each took."""
+    with until_closed():
+        run_async(_explain(load_settings(home), order.strip(), json))
+
+
+async def _explain(settings: Any, order: str, json: bool) -> None:
+    from bahi.cli.reader import open_reader
+    from bahi.cli.story import as_object, tell
+    from domain.tags import parse_tag
+
+    if not order:
+        fail("say which order: its tag, or its id at the broker")
+    tag = order.upper() if parse_tag(order.upper()) else ""
+    async with open_reader(settings) as reader:
+        parts = parse_tag(tag)
+        if parts is not None and parts.log_id != reader.logs[0].log_id:
+            fail(f"the tag {tag} is of the log {parts.log_id}; this is {reader.logs[0].log_id}")
+        logs = reader.logs if parts is None else await reader.logs_of(parts.strategy_id)
+        for log in logs:
+            mine = tag or await _tag_of(log, order, quiet=json)
+            if mine and (history := await _history(log, mine, quiet=json)):
+                story = tell(mine, history, reader.times)
+                if story is not None:
+                    if json:
+                        print_json(as_object(story, reader.times, reader.places, log.keys.partition))
+                    else:
+                        _show(reader, log.keys.partition, story)
+                    return
+    if parts is not None:
+        what = f"order {parts.number} of run {parts.run} of strategy {parts.strategy_id}"
+        fail(f"the log tells nothing of {tag}, which would be {what}")
+    fail(f"no order of this log has the tag or the broker's id {order!r}")
+
+
+async def _tag_of(log: "EventLog", order_id: str, *, quiet: bool) -> str:
+    """The tag of the order that the broker calls so; "" if the log does not know it. The newest, if there are two:
+    brokers number anew each day."""
+    from eventstore.entries import read_entries
+    from eventstore.envelope import decode
+    from eventstore.errors import CorruptEvent
+
+    found, name, last = "", order_id.encode(), await log.last_position()
+    with bar("looking for the order", hidden=quiet) as progress:
+        async for page in read_entries(log):
+            for raw in page:
+                if name not in raw.envelope:
+                    continue
+                try:
+                    event = decode(raw).event
+                except CorruptEvent:
+                    continue
+                if getattr(event, "order_id", None) == order_id:
+                    found = getattr(event, "tag", None) or found
+            progress(page[-1].position, last)
+    return found
+
+
+async def _history(log: "EventLog", tag: str, *, quiet: bool) -> "list[Recorded]":
+    """Everything that happened to the order's strategy, and to its user as a whole."""
+    from domain.tags import parse_tag
+    from eventstore.entries import read_entries
+    from eventstore.envelope import decode, owner_of
+    from eventstore.errors import CorruptEvent
+
+    parts = parse_tag(tag)
+    if parts is None:
+        return []
+    told: list[Recorded] = []
+    user_id, last = 0, await log.last_position()
+    with bar("reading its story", hidden=quiet) as progress:
+        async for page in read_entries(log):
+            for raw in page:
+                owner = owner_of(raw.envelope)
+                of_strategy = owner.strategy_id == parts.strategy_id
+                user_id = user_id or (owner.user_id if of_strategy else 0)
+                if not of_strategy and (owner.strategy_id or not user_id or owner.user_id != user_id):
+                    continue
+                try:
+                    told.append(decode(raw))
+                except CorruptEvent:
+                    continue  # `bahi verify` names it; here the others tell what they can
+            progress(page[-1].position, last)
+    return told
+
+
+def _show(reader: "Reader", partition: int, story: "Story") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from bahi.cli.summary import duration
+
+    out.print(f"[bold]{escape(story.title)}[/]", soft_wrap=True)
+    for sentence in story.sentences:
+        say(sentence, indent=2)
+    table = Table(title="Step by step", title_justify="left")
+    table.add_column("position", justify="right", no_wrap=True)
+    table.add_column("time", no_wrap=True)
+    table.add_column("after", justify="right", no_wrap=True)
+    table.add_column("step", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    for step in story.steps:
+        since = "" if step.since is None else duration(step.since)
+        where = reader.places.show(partition, step.it.position)
+        text = Text(step.text.replace(f", {story.tag}", ""))
+        table.add_row(where, reader.times.of_day(step.it.recorded_at), since, step.name, text)
+    show(table)
+    if story.timings:
+        say("Timings: " + ", ".join(f"{name} {duration(span)}" for name, span in story.timings.items()))
