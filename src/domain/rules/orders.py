@@ -1,0 +1,263 @@
+"""Rules 1 to 8, in every status: the orders that exist, and the shares that surfaced."""
+
+from decimal import ROUND_FLOOR, Decimal
+
+from domain.events import (
+    ModifyRequested,
+    OrderOutcomeUnknown,
+    OrderRetryRequired,
+    PositionSettled,
+    SafetyAbort,
+)
+from domain.facts import Facts
+from domain.rules.acts import (
+    alert_once,
+    answer_due,
+    cancel,
+    cancel_outstanding,
+    chase_at,
+    clip,
+    market_open,
+    may_place,
+    outcome_alerts,
+    place,
+    squaring_off,
+)
+from domain.rules.step import NO_SESSION, PASS, WAIT, Step
+from domain.strategy import Order, State
+from domain.values import (
+    Abort,
+    Code,
+    Doubt,
+    Duration,
+    Final,
+    Kind,
+    Phase,
+    Price,
+    Product,
+)
+
+
+def oversold(state: State, facts: Facts) -> Step:
+    """1. More was sold than bought: alert, until it is settled."""
+    if state.surfaced >= 0 and state.open_quantity >= 0:
+        return PASS
+    if Code.OVERSOLD in state.alerted and not market_open(facts):
+        return PASS
+    told = {"surfaced": str(state.surfaced), "open": str(state.open_quantity), "symbol": state.symbol}
+    return alert_once(state, facts, Code.OVERSOLD, told) or PASS
+
+
+def surfaced_order(state: State, facts: Facts) -> Step:
+    """1. An order finalized as not placed shows up live, or live exits exceed what is open: cancel it, alert."""
+    order = state.order
+    for one in (*state.lingering, *([order] if order else [])):
+        if one.surfaced and one.phase is Phase.LIVE and not cancel_outstanding(one, facts):
+            return cancel(one, facts, "surfaced after it was given up"), *alert_once(
+                state, facts, Code.ORDER_SURFACED, {"tag": one.tag, "filled": str(one.filled)}
+            )
+    if order is None or order.phase is not Phase.LIVE or order.kind is Kind.BUY or cancel_outstanding(order, facts):
+        return PASS
+    left = state.surfaced if order.kind is Kind.SURFACED else state.open_quantity
+    if order.remaining > max(0, left):
+        return (cancel(order, facts, f"sells {order.remaining}, only {left} open"),)
+    return PASS
+
+
+def dead_sender(state: State, facts: Facts) -> Step:
+    """3. An order is *sending*, and its deadline, the request's time-out and the skew allowance are over."""
+    order = state.order
+    if order is None or order.phase is not Phase.SENDING:
+        return PASS
+    if facts.now < answer_due(order, facts):
+        return WAIT
+    unknown = OrderOutcomeUnknown(tag=order.tag, doubt=Doubt.DEAD_SENDER, text="the sender left no answer")
+    return unknown, *outcome_alerts(order, facts)
+
+
+def unanswered(state: State, facts: Facts) -> Step:
+    """4. An order is unknown, or a cancel or change of it is outstanding: reconciliation or the answer will wake us."""
+    order = state.order
+    if order is None or order.resolved:
+        return PASS
+    waiting = order.phase is Phase.UNKNOWN or cancel_outstanding(order, facts) or facts.now < order.modify_until
+    return WAIT if waiting else PASS
+
+
+def resting_entry(state: State, facts: Facts) -> Step:
+    """5. An entry rests, and an exit, a stop, an abort or a halt is due, or it is too old: cancel its rest."""
+    order = state.order
+    if order is None or order.phase is not Phase.LIVE or order.kind is not Kind.BUY:
+        return PASS
+    if why := _why_not_enter(state, facts, order):
+        return (cancel(order, facts, why),)
+    return PASS
+
+
+def _why_not_enter(state: State, facts: Facts, order: Order) -> str:
+    if not state.alive:
+        return "the run is over"
+    if state.stop_due or state.sell_due:
+        return "an exit is due"
+    if state.stop_requested or state.abort_due:
+        return "the strategy is being stopped"
+    if facts.halt is not None:
+        return "the user is halted"
+    if facts.now >= state.close_at:
+        return "the session is over"
+    return "it rests too long" if facts.now >= order.at + facts.policy.entry_patience else ""
+
+
+def resting_exit(state: State, facts: Facts) -> Step:
+    """6. An exit rests too long (its protection ran out): move it toward the market; after 25 changes replace it."""
+    order = state.order
+    if order is None or order.phase is not Phase.LIVE or order.kind is Kind.BUY:
+        return PASS
+    if facts.now < chase_at(order, facts):
+        return WAIT
+    if not market_open(facts):
+        return WAIT
+    told = {"tag": order.tag, "filled": str(order.filled), "of": str(order.quantity), "changes": str(order.changes)}
+    if order.changes >= facts.policy.max_changes:
+        used_up = cancel(order, facts, "its changes are used up")
+        return used_up, *alert_once(state, facts, Code.EXIT_NOT_FILLING, told)
+    price = _chase_price(order, facts)
+    if price is None or price == order.limit:
+        # at the circuit limit, or no price to go by: only an alert is left, repeated
+        return alert_once(state, facts, Code.EXIT_NOT_FILLING, told) or WAIT
+    modify = ModifyRequested(
+        tag=order.tag,
+        order_id=order.order_id or "",
+        why="it rests too long",
+        price=price,
+        at=facts.now,
+        deadline=facts.now + facts.policy.send_deadline,
+    )
+    return modify, *alert_once(state, facts, Code.EXIT_NOT_FILLING, told)
+
+
+def _chase_price(order: Order, facts: Facts) -> Price | None:
+    """A step under the last price (when fresh) and under the last limit, on the tick grid, within the circuit.
+
+    Under the limit even if the last trade was higher: what rests there unfilled says that nobody pays it.
+    """
+    fresh = facts.price is not None and facts.now - facts.price_at <= facts.policy.price_max_age
+    known = [price for price in (facts.price if fresh else None, order.limit) if price is not None]
+    if not known or facts.instrument is None:
+        return None
+    tick = facts.instrument.tick_size
+    beyond = 1 - facts.policy.chase_step
+    price: Decimal = (min(known) * beyond / tick).to_integral_value(ROUND_FLOOR) * tick
+    if facts.instrument.lower_circuit is not None:
+        price = max(price, facts.instrument.lower_circuit)
+    return max(price, tick)
+
+
+def live_order(state: State, facts: Facts) -> Step:
+    """7. An order is live otherwise: nothing."""
+    return WAIT if state.unresolved else PASS
+
+
+def ended_short(state: State, facts: Facts) -> Step:
+    """8. The last order ended short: try again, or abort, but not while a stop is still untried."""
+    order = state.order
+    if order is None or order.followed_up:
+        return PASS
+    wanted = order.kind is Kind.SURFACED or (state.alive and not state.abort_due) or squaring_off(state)
+    if not wanted:
+        return PASS
+    if order.resolved and order.denied and order.kind is not Kind.BUY and order.remaining > 0:
+        # we did not send it in time: nobody refused it, so it is due at once, unless this goes on and on
+        return (_retry(state, order, facts, _limit_backoff(state, facts) - facts.policy.limit_backoff, counted=False),)
+    if not needs_follow_up(order):
+        return PASS
+    policy, attempt = facts.policy, _attempt(state, order)
+    if order.kind is Kind.BUY and state.bought > 0:
+        return PASS  # part of the entry was filled: there is a position to mind, and no second BUY
+    if order.kind is Kind.SURFACED or not state.alive:
+        # nobody is left to abort: keep trying, slowly once the attempts are used up
+        patient = not order.curable or attempt >= policy.max_attempts
+        if order.counted:
+            delay = policy.alert_repeat if patient else _backoff(attempt, facts)
+        else:
+            delay = _limit_backoff(state, facts)
+        return (_retry(state, order, facts, delay),)
+    if order.kind is not Kind.BUY and state.open_quantity <= 0:
+        return PASS  # nothing is left to exit from: no reason to abort
+    if not order.counted:
+        return (_retry(state, order, facts, _limit_backoff(state, facts)),)
+    if order.curable and attempt < policy.max_attempts:
+        return (_retry(state, order, facts, _backoff(attempt, facts)),)
+    if order.kind is Kind.SELL and state.stop_due and not state.tried(Kind.STOPLOSS).attempts:
+        return PASS
+    if order.reason == NO_SESSION:
+        reason = Abort.TOKEN_INVALID
+    else:
+        reason = Abort.RETRIES_EXHAUSTED if order.curable else Abort.BROKER_REFUSED
+    told = {"tag": order.tag, "kind": order.kind, "attempt": str(attempt), "reason": order.reason}
+    return (SafetyAbort(run=state.run, reason=reason, facts=told),)
+
+
+def needs_follow_up(order: Order) -> bool:
+    """Whether the order ended short against our will: rejected, or an exit that somebody else cancelled."""
+    if not order.resolved or order.followed_up or order.denied or order.remaining <= 0:
+        return False
+    if order.final is Final.REJECTED:
+        return True
+    return order.final is Final.CANCELLED and order.kind is not Kind.BUY and not order.cancel_asked
+
+
+def _retry(state: State, order: Order, facts: Facts, delay: Duration, counted: bool = True) -> OrderRetryRequired:
+    attempt = _attempt(state, order)
+    return OrderRetryRequired(
+        tag=order.tag,
+        kind=order.kind,
+        attempt=attempt,
+        counted=order.counted and counted,
+        not_before=facts.now + delay,
+        reason=order.reason,
+        last=attempt + 1 >= facts.policy.max_attempts,
+    )
+
+
+def _attempt(state: State, order: Order) -> int:
+    """The number of the order's attempt since the last fill of its kind."""
+    return max(1, state.tried(order.kind).attempts)
+
+
+def _backoff(attempt: int, facts: Facts) -> Duration:
+    return facts.policy.retry_backoff << min(attempt - 1, 6)
+
+
+def _limit_backoff(state: State, facts: Facts) -> Duration:
+    """Longer the more orders the run has had, so that the numbers of a tag (1,295 a run) last a whole day."""
+    return facts.policy.limit_backoff * (1 + state.orders // 32)
+
+
+def surfaced_quantity(state: State, facts: Facts) -> Step:
+    """2. Shares surfaced that no run accounts for: sell them, alert.
+
+    What one run sold too much and another holds is the same shares: it is settled, not sold twice.
+    """
+    if state.surfaced < 0 < state.open_quantity or state.open_quantity < 0 < state.surfaced:
+        both = min(abs(state.surfaced), abs(state.open_quantity))
+        quantity = both if state.open_quantity > 0 else -both
+        return (PositionSettled(quantity=quantity, how="traded by an order that surfaced in another run"),)
+    if state.surfaced <= 0:
+        return PASS
+    told = {"surfaced": str(state.surfaced), "symbol": state.symbol}
+    alert = alert_once(state, facts, Code.ORDER_SURFACED, told)
+    if alert and (market_open(facts) or Code.ORDER_SURFACED not in state.alerted):
+        return alert
+    quantity = clip(state, state.surfaced, facts)
+    if quantity <= 0 or not may_place(state, facts, Kind.SURFACED) or not facts.connected:
+        return PASS
+    return place(state, facts, Kind.SURFACED, quantity, _surfaced_product(state))
+
+
+def _surfaced_product(state: State) -> Product:
+    """The product that the surfaced shares were bought under, which the config may have left since."""
+    orders = (*state.past.values(), *([state.order] if state.order else []))
+    bought = [order for order in orders if order.kind is Kind.BUY and order.filled]
+    strays = [order for order in bought if order.run != state.run or not state.alive]
+    return max(strays, key=lambda order: order.at).product if strays else state.product
