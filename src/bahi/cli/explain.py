@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
 from rich.markup import escape
 
 from bahi.cli.common import Home, Json, bar, fail, load_settings, out, print_json, run_async, say, show, until_closed

@@ -12,7 +12,7 @@ from bahi.cli.common import Home, Json, fail, load_settings, out, print_json, ru
 if TYPE_CHECKING:
     from bahi.cli.reader import Reader
 
-__all__ = ["app"]
+__all__ = ["app", "parked_now"]
 
 app = typer.Typer(help="Events that could not be handled and were set aside.", no_args_is_help=True)
 
@@ -159,6 +159,11 @@ async def _parked(reader: "Reader") -> list[Parked]:
     return sorted(found.values(), key=lambda each: (each.partition, each.position))
 
 
+async def parked_now(reader: "Reader") -> list[Parked]:
+    """What is parked and neither retried nor dismissed."""
+    return [each for each in await _parked(reader) if each.state == "parked"]
+
+
 async def _settle(
     settings: Any, which: list[str], everything: bool, who: str, why: str, json: bool, *, retried: bool
 ) -> None:
@@ -169,7 +174,7 @@ async def _settle(
     if bool(which) is everything:
         fail("name what is meant, as `bahi parked list` does, or say --all")
     async with open_reader(settings) as reader:
-        there = [each for each in await _parked(reader) if each.state == "parked"]
+        there = await parked_now(reader)
         meant = there if everything else [_find(reader, there, name) for name in which]
         if not meant:
             fail("nothing is parked")

@@ -206,11 +206,10 @@ def _cause_sentence(cause: Recorded | None, intent: Recorded, event: e.Intent, t
         )
     match cause.event:
         case e.BuyTriggered(due_at=due) | e.SellTriggered(due_at=due):
-            late = duration(cause.recorded_at - due)
+            late = cause.recorded_at - due
+            when = f"{duration(late)} later" if late else "at that very moment"
             what = "BUY" if isinstance(cause.event, e.BuyTriggered) else "SELL"
-            return (
-                f"The {what} was due at {times.full(due)}, and the scheduler fired it {late} later ({cause.event_id})."
-            )
+            return f"The {what} was due at {times.full(due)}, and the scheduler fired it {when} ({cause.event_id})."
         case e.StoplossTriggered(tick=tick, stop_loss=stop):
             lag = duration(cause.recorded_at - tick.at)
             return (
