@@ -137,7 +137,7 @@ async def _append(
     dedupe: Dedupe | None,
 ) -> tuple[tuple[tuple[Event, Wake], ...], AppendResult]:
     log = desk.log
-    intent = any(isinstance(event, Intent) for event in events)
+    tag = next((event.tag for event in events if isinstance(event, Intent)), None)
     ids = [log.ids.next() for _ in events]
     correlation = wake.correlation_id or (ids[0] if ids else "")
     new = [
@@ -151,8 +151,9 @@ async def _append(
         )
         for event, event_id in zip(events, ids, strict=True)
     ]
-    if intent:
-        dedupe = Dedupe(f"intent:{ids[0]}", ids[0], ttl=600)
+    if tag is not None:
+        # were an event id ever used twice, the tags would differ: an error, and not an order without an intent
+        dedupe = Dedupe(f"intent:{ids[0]}", tag, ttl=600)
     permits = desk.limits.permits(log.keys, state.user_id, events, desk.clock.now()) if desk.limits else ()
     write = encode_change(state, decision.state, decision.wake_at, keep_timer=decision.keep_timer)
 
@@ -170,7 +171,7 @@ async def _append(
         )
 
     story = tuple((event, Wake(event_id, correlation)) for event, event_id in zip(events, ids, strict=True))
-    return story, await (persist(append, desk.clock) if intent else append())
+    return story, await (persist(append, desk.clock) if tag is not None else append())
 
 
 def _has_entry(events: Sequence[Event]) -> bool:

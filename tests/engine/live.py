@@ -69,8 +69,8 @@ def desk_of(log: EventLog, book: Book) -> Desk:
     )
 
 
-async def open_live(redis_url: str, writer: str) -> EventLog:
-    return await open_log(redis_url, clock=SystemClock(), defaults=DEFAULTS, writer=writer, allow_weak=True)
+async def open_live(redis_url: str) -> EventLog:
+    return await open_log(redis_url, clock=SystemClock(), defaults=DEFAULTS, allow_weak=True)
 
 
 class Live(World):
@@ -84,12 +84,12 @@ class Live(World):
         self._seen = 0
 
     async def __aenter__(self) -> "Live":
-        self.log = await open_live(self.redis_url, "test")
+        self.log = await open_live(self.redis_url)
         self.desk = desk_of(self.log, self.book)
         self._opened.append(self.log)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
-        updates_log = await open_live(self.redis_url, "updates")
+        updates_log = await open_live(self.redis_url)
         self._opened.append(updates_log)
         poller = Poller(desk_of(updates_log, self.book), USER)
         self.updates = Updates(
@@ -115,7 +115,7 @@ class Live(World):
     @contextlib.asynccontextmanager
     async def worker(self, name: str) -> AsyncIterator[tuple[Worker, "asyncio.Task[None]"]]:
         """A worker that runs inside; it is drained at the end unless it was cancelled."""
-        log = await open_live(self.redis_url, name)
+        log = await open_live(self.redis_url)
         worker = Worker(desk_of(log, self.book), consumer=name)
         task = asyncio.create_task(worker.run())
         try:
@@ -152,7 +152,7 @@ class Live(World):
         )
         await self.quote("150")
 
-    async def until(self, condition: Callable[[dict[int, State]], bool], seconds: float = 60) -> dict[int, State]:
+    async def until(self, condition: Callable[[dict[int, State]], bool], seconds: float = 40) -> dict[int, State]:
         """Follows the log until its fold, from the present on, is as wanted."""
         present = await self.log.last_position()
         if self._seen >= present and condition(self._folded):
@@ -169,6 +169,12 @@ class Live(World):
                         apply(state, recorded.event)
                     if recorded.position >= present and condition(self._folded):
                         break
+        except TimeoutError:
+            told = [
+                f"{s.id}: {s.status} due {s.buy_due, s.stop_due} {s.order and s.order.phase} open {s.open_quantity}"
+                for s in self._folded.values()
+            ]
+            raise AssertionError("\n".join(told)) from None
         finally:
             await follower.aclose()  # type: ignore[attr-defined]
         return self._folded

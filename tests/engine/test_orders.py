@@ -475,3 +475,17 @@ async def test_of_two_workers_that_decide_at_once_one_sends(open_world: OpenWorl
     assert len(exits) == 1
     assert (await world.state(strategy)).status is Status.STOPPED
     assert len(await world.of_type(LockConflict)) <= 1
+
+
+async def test_a_process_that_bears_anothers_name_places_no_order_without_an_intent(open_world: OpenWorld) -> None:
+    world = await open_world(workers=())
+    log = await world.log_of("twin")
+    first = await world.hire("w1", log)
+    one, two = await world.bought(), await world.running(buy_time=dt.time(9, 21))
+    await world.kill(first)
+    await world.hire("w1", await world.log_of("twin"))
+    await world.buy(two)
+    await world.settle()
+    assert [row.tag for row in await world.rows()] == [intent.tag for intent in await world.intents()]
+    assert (await world.state(two)).open_quantity == (await world.state(one)).open_quantity == 10
+    world.checked = False  # ids are used twice, which is the point

@@ -11,7 +11,7 @@ from tests.engine.live import desk_of, open_live
 
 
 async def main(redis_url: str, book: str, consumer: str) -> None:
-    log = await open_live(redis_url, f"{consumer}.{id(object())}")
+    log = await open_live(redis_url)
     worker = Worker(desk_of(log, Book(Path(book))), consumer=consumer)
     stopping: list[asyncio.Task[None]] = []
     asyncio.get_running_loop().add_signal_handler(

@@ -212,16 +212,16 @@ class World:
     # --- processes -------------------------------------------------------------------------------------------------
 
     async def open(self, *names: str) -> "World":
-        self.log = await self._open("test")
+        self.log = await self.log_of("test")
         self.desk = self._desk(self.log)
-        for name in names or ("w1",):
+        for name in names:
             await self.hire(name)
         return self
 
-    async def hire(self, name: str) -> Process:
+    async def hire(self, name: str, log: EventLog | None = None) -> Process:
         """Starts a worker process; the name is its consumer."""
         self._started += 1
-        log = await self._open(f"{name}.{self._started}")
+        log = log or await self.log_of(f"{name}.{self._started}")
         wire = Wire(log)
         desk = self._desk(log)
         process = Process(name, log, desk, Worker(desk, consumer=name), wire)
@@ -246,7 +246,7 @@ class World:
             await log.aclose()
         self.book.close()
 
-    async def _open(self, writer: str) -> EventLog:
+    async def log_of(self, writer: str) -> EventLog:
         log = await open_log(self.redis_url, clock=self.clock, defaults=DEFAULTS, writer=writer, allow_weak=True)
         self._opened.append(log)
         return log

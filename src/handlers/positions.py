@@ -1,0 +1,119 @@
+"""An account's positions: what is there that is not ours, and whether what we hold is there (architecture §5.5).
+
+Fills of orders of unknown origin are kept per symbol and product; an exit is clipped to what they leave. The broker's
+positions are compared with the sum of the strategies; a difference that stays is alerted.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from brokers.port import BookOrder, Broker, BrokerError
+from domain.events import AlertTriggered
+from domain.strategy import State
+from domain.tags import parse_tag
+from domain.values import SECOND, Code, Instant, Product, Quantity, Severity, Side
+from eventstore.clients import command
+from eventstore.envelope import Dedupe, NewEvent
+from eventstore.members import user_strategies
+from handlers.desk import Desk
+from projections.runtime import CorruptState, decode_state
+
+__all__ = ["AccountPositions", "decode_foreign", "foreign_fills"]
+
+CHECK_EVERY = 30 * SECOND
+
+Holding = tuple[str, Product]
+
+
+def foreign_fills(rows: Iterable[BookOrder], log_id: str) -> Counter[Holding]:
+    """Net quantity of the book's fills that are not ours, by symbol and product."""
+    net: Counter[Holding] = Counter()
+    for row in rows:
+        parts = parse_tag(row.tag)
+        if parts is None or parts.log_id != log_id:
+            net[row.symbol, row.product] += row.filled if row.side is Side.BUY else -row.filled
+    return Counter({holding: quantity for holding, quantity in net.items() if quantity})
+
+
+def encode_foreign(net: Mapping[Holding, Quantity]) -> bytes:
+    return msgspec.json.encode({f"{symbol}|{product}": quantity for (symbol, product), quantity in sorted(net.items())})
+
+
+def decode_foreign(value: bytes | None, symbol: str, product: Product) -> Quantity:
+    """The net quantity of one holding; 0 when nothing is known of it."""
+    if value is None:
+        return 0
+    try:
+        return msgspec.json.decode(value, type=dict[str, int]).get(f"{symbol}|{product}", 0)
+    except msgspec.MsgspecError:
+        return 0
+
+
+class AccountPositions:
+    """Watches one user's account beside its poller."""
+
+    def __init__(self, desk: Desk, user_id: int) -> None:
+        self._desk = desk
+        self._user_id = user_id
+        self._written: bytes | None = None
+        self._checked_at: Instant = 0
+        self._differed: dict[Holding, tuple[Quantity, Quantity]] = {}
+
+    async def note(self, rows: Iterable[BookOrder]) -> None:
+        """Keeps what a reading of the book shows of others' fills. Raises LogUnavailable."""
+        value = encode_foreign(foreign_fills(rows, self._desk.log.log_id))
+        if value != self._written:
+            await command(self._desk.log.redis, "SET", self._desk.log.keys.foreign(self._user_id), value)
+            self._written = value
+
+    async def check(self, broker: Broker, rows: Iterable[BookOrder]) -> None:
+        """Now and then, while no order of ours is open: is what we hold there? Raises LogUnavailable."""
+        now = self._desk.clock.now()
+        if now - self._checked_at < CHECK_EVERY:
+            return
+        self._checked_at = now
+        states = await self._states()
+        if any(state.unresolved for state in states):
+            return
+        try:
+            there = {(each.symbol, each.product): each.quantity for each in await broker.positions()}
+        except BrokerError:
+            return  # no reading: the next one will tell
+        expected = foreign_fills(rows, self._desk.log.log_id)
+        today = self._desk.calendar.wall(now).date()
+        for state in states:
+            if state.session_date == today:
+                expected[state.symbol, state.product] += state.open_quantity + state.surfaced
+        differing = {
+            holding: (expected[holding], there.get(holding, 0))
+            for holding in {(state.symbol, state.product) for state in states if state.session_date == today}
+            if expected[holding] != there.get(holding, 0)
+        }
+        for holding, quantities in differing.items():
+            if self._differed.get(holding) == quantities:
+                await self._alert(holding, quantities, now)
+        self._differed = differing
+
+    async def _states(self) -> list[State]:
+        log = self._desk.log
+        states = []
+        for loaded in await log.load_many(await user_strategies(log, self._user_id)):
+            try:
+                states.append(decode_state(loaded.strategy_id, loaded.strategy, loaded.runtime))
+            except CorruptState:
+                continue  # reported and repaired by whoever decides on it
+        return states
+
+    async def _alert(self, holding: Holding, quantities: tuple[Quantity, Quantity], now: Instant) -> None:
+        symbol, product = holding
+        ours, there = quantities
+        alert = AlertTriggered(
+            severity=Severity.CRITICAL,
+            code=Code.POSITION_MISMATCH,
+            at=now,
+            facts={"symbol": symbol, "product": product, "expected": str(ours), "at_the_broker": str(there)},
+        )
+        once = Dedupe(f"mismatch:{self._user_id}:{symbol}:{product}:{ours}:{there}", "alerted")
+        await self._desk.log.append([NewEvent(alert, user_id=self._user_id, dedupe=once)])
