@@ -71,9 +71,8 @@ class Dependencies:
         return str(position) if len(self.logs) == 1 else f"{partition}-{position}"
 
 
-def _dependencies(request: Request) -> Dependencies:
-    found = request.app.state.dependencies
-    assert isinstance(found, Dependencies)  # noqa: S101
+async def _dependencies(request: Request) -> Dependencies:
+    found: Dependencies = request.app.state.dependencies
     return found
 
 

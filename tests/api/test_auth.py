@@ -93,11 +93,14 @@ async def test_a_wrong_password_and_an_unknown_user_look_the_same(world: World, 
 async def test_an_unknown_user_costs_a_password_verification_too(
     world: World, alice: Trader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    verified = []
+    verified: list[str] = []
     matches = world.deps.passwords._matches
-    monkeypatch.setattr(
-        world.deps.passwords, "_matches", lambda stored, given: verified.append(stored) or matches(stored, given)
-    )
+
+    def watched(stored: str, given: str) -> bool:
+        verified.append(stored)
+        return matches(stored, given)
+
+    monkeypatch.setattr(world.deps.passwords, "_matches", watched)
     for email in (alice.email, "nobody@example.com"):
         await world.client.post("/auth/login", json={"email": email, "password": "whatever it is"})
     known, dummy = verified

@@ -27,6 +27,7 @@ from eventstore.envelope import NewEvent
 from projections.prices import encode_price
 from projections.runtime import encode_change
 from tests.api.conftest import OpenWorld
+from tests.api.orders import bought
 from tests.api.world import NOW, STRATEGY, Trader, World, problem, rules
 
 
@@ -273,8 +274,9 @@ async def test_a_start_that_the_engine_refuses_later_is_answered_as_refused(
 ) -> None:
     asked = {"strategy_id": await alice.create()}
     started = asyncio.create_task(alice.post("/strategy/start", asked))
-    while not await world.history(StrategyStartRequested):
-        await asyncio.sleep(0)
+    async for recorded in world.log.follow():
+        if isinstance(recorded.event, StrategyStartRequested):
+            break
     await alice.post("/halt", {})
     async with world.working():
         problem(await started, 409, "START_REFUSED")
@@ -303,8 +305,6 @@ async def test_nothing_is_settled_while_an_order_is_unresolved(world: World, ali
 
 async def holding(world: World, trader: Trader, quantity: int, *, resolved: bool = True) -> int:
     """A strategy that has bought: its history is appended as the engine would."""
-    from tests.api.orders import bought
-
     strategy_id = await trader.create(quantity=quantity)
     async with world.working():
         await trader.post("/strategy/start", {"strategy_id": strategy_id})

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-import msgspec
 from argon2 import PasswordHasher
 from fastapi import FastAPI
-from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.app import create_app
@@ -20,11 +18,10 @@ from api.rate import AuthLimits
 from api.security.keys import SecretKeys
 from api.security.passwords import Passwords
 from bahi.database.engine import create_engine
-from bahi.database.tables import events, strategies
 from bahi.rest import rest_dependencies
 from brokers.instruments import BUILT_IN
-from domain.calendar import AlwaysOpenCalendar, instant, wall
-from domain.events import Event, StrategyCreated, StrategyReady, StrategyRunning, StrategyStarted
+from domain.calendar import AlwaysOpenCalendar, instant
+from domain.events import Event, StrategyReady, StrategyRunning, StrategyStarted
 from domain.facts import Policy
 from domain.values import Duration, Instant
 from eventstore.clients import log_client
@@ -34,6 +31,7 @@ from eventstore.open import open_log
 from handlers.advance import advance
 from handlers.decider import Wake
 from handlers.desk import Desk
+from projections.projector import Projector
 from projections.runtime import DEFAULTS
 
 NOW: Instant = instant(dt.date(2025, 6, 3), dt.time(10, 0))
@@ -127,42 +125,9 @@ class World:
         return [one for one in found if not types or isinstance(one.event, types)]
 
     async def archive(self) -> None:
-        """Write the log into the archive's tables, as far as lists need it."""
-        rows, created = [], {}
+        """Let the archive and the SQL projections catch up with the log."""
         for desk in self.desks:
-            async for page in desk.log.read_raw():
-                raw = page
-                recorded = next(r for r in await self.history() if r.position == raw.position)
-                rows.append(
-                    {
-                        "partition": desk.log.keys.partition,
-                        "position": raw.position,
-                        "stream": raw.stream,
-                        "version": raw.version,
-                        "recorded_at": raw.recorded_at,
-                        "type": recorded.event.type,
-                        "strategy_id": recorded.strategy_id or None,
-                        "user_id": recorded.user_id or None,
-                        "envelope": raw.envelope,
-                    }
-                )
-                if isinstance(recorded.event, StrategyCreated):
-                    created[recorded.strategy_id] = msgspec.structs.asdict(recorded.event.config) | {
-                        "id": recorded.strategy_id,
-                        "user_id": recorded.user_id,
-                        "partition": desk.log.keys.partition,
-                        "status": "created",
-                        "position": "none",
-                        "version": recorded.version,
-                        "log_position": recorded.position,
-                        "created_at": wall(recorded.recorded_at),
-                        "updated_at": wall(recorded.recorded_at),
-                    }
-        async with self.engine.begin() as connection:
-            for table, values in ((events, rows), (strategies, list(created.values()))):
-                await connection.execute(table.delete())
-                if values:
-                    await connection.execute(insert(table), values)
+            await Projector(desk.log, self.engine, self.clock).step()
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -221,6 +186,7 @@ async def open_world(
                 policy=Policy(),
                 instruments=BUILT_IN,
                 brokers=NoBrokers(),
+                known={},
             )
             desks.append(desk)
         settings: dict[str, Any] = {

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
+import structlog
 from fastapi import APIRouter, Path, Request
 from msgspec import UNSET, structs
 from pydantic import BeforeValidator
@@ -50,11 +51,13 @@ from domain.values import Config, Status
 from eventstore.batch import Appended, Conflict
 from eventstore.envelope import NewEvent, Raw, decode
 from eventstore.errors import CorruptEvent, LogUnavailable
-from projections.runtime import encode_change
+from projections.runtime import CorruptState, encode_change
 
 __all__ = ["router"]
 
 router: Final = APIRouter(prefix="/strategy", tags=["strategy"])
+
+_log = structlog.get_logger(__name__)
 
 PATIENCE: Final = 2.0
 """Seconds that a start or a stop waits for the engine before it answers 202."""
@@ -186,6 +189,8 @@ async def _turn(
         )
     except UnknownStrategy:
         raise not_found("strategy") from None
+    except CorruptState as error:
+        raise _unreadable(error) from error
     return await _own(attempt.deps, strategy_id, attempt.user_id)
 
 
@@ -276,6 +281,8 @@ async def _own(deps: Dependencies, strategy_id: int, user_id: int) -> State:
         state = await deps.strategies.look(strategy_id, user_id)
     except UnknownStrategy:
         raise not_found("strategy") from None
+    except CorruptState as error:
+        raise _unreadable(error) from error
     _check_owner(state, user_id)
     return state
 
@@ -284,6 +291,12 @@ def _check_owner(state: State, user_id: int) -> None:
     """Raises the same 404 for a strategy that there never was and for another user's."""
     if state.version == 0 or state.user_id != user_id:
         raise not_found("strategy")
+
+
+def _unreadable(error: CorruptState) -> Problem:
+    """Nothing is said of a state that may be anything; the log has the rest."""
+    _log.error("state unreadable", error=str(error))
+    return Problem(500, "STATE_UNREADABLE", "the state of the strategy cannot be read; it is being taken care of")
 
 
 def _fields(errors: Sequence[FieldError]) -> list[FieldProblem]:
