@@ -5,13 +5,14 @@ import datetime as dt
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ from domain.strategy import State
 from eventstore.entries import read_entries
 from eventstore.envelope import Recorded, decode
 from eventstore.errors import CorruptEvent
-from eventstore.keys import price
+from eventstore.keys import Keys, price
 from eventstore.open import open_log
 from projections.live import live_states
 from projections.prices import decode_price
@@ -77,6 +78,8 @@ class Process:
 
     def __init__(self, house: "House", roles: tuple[str, ...], port: int | None, settings: dict[str, str]) -> None:
         self.roles = roles
+        self.ended = False
+        """By us."""
         self.name = "-".join(roles) or "all"
         number = next(house.numbers)
         self.out = house.home / f"{number:03}-{self.name}.out"
@@ -101,12 +104,16 @@ class Process:
         found = (json.loads(line) for line in self.out.read_text().splitlines() if line.startswith("{"))
         return [line for line in found if line["event"] == event]
 
-    def ready(self, seconds: float = 40) -> "Process":
-        def started() -> bool:
-            assert self.lives, f"{self.name} ended with {self.popen.returncode}: {self.said()}"
-            return b'"event": "started"' in self.out.read_bytes()
+    def check(self) -> None:
+        assert self.lives or self.ended, f"{self.name} ended with {self.popen.returncode}: {self.said()}"
 
-        until(started, seconds, f"{self.name} has started")
+    @property
+    def started(self) -> bool:
+        self.check()
+        return b'"event": "started"' in self.out.read_bytes()
+
+    def ready(self, seconds: float = 40) -> "Process":
+        until(lambda: self.started, seconds, f"{self.name} has started")
         return self
 
     def said(self) -> str:
@@ -114,11 +121,13 @@ class Process:
         return self.out.read_text()[-3000:] + self.err.read_text()[-3000:]
 
     def kill(self) -> None:
+        self.ended = True
         self.popen.kill()
         self.popen.wait()
 
     def terminate(self, seconds: float = 15) -> float:
         """SIGTERM; how many seconds it took to drain. It must end in good order."""
+        self.ended = True
         begun = time.monotonic()
         self.popen.send_signal(signal.SIGTERM)
         try:
@@ -155,8 +164,11 @@ class House:
         self.processes.append(process)
         return process
 
-    def living(self, role: str) -> list[Process]:
-        return [each for each in self.processes if each.lives and role in each.roles]
+    def living(self, role: str = "") -> list[Process]:
+        """The processes of a role, or all. Fails when one has ended that nobody ended."""
+        for process in self.processes:
+            process.check()
+        return [each for each in self.processes if each.lives and (not role or role in each.roles)]
 
     def close(self) -> None:
         """Ends whatever is left of it, servers included."""
@@ -165,6 +177,7 @@ class House:
                 process.kill()
         for server in self.servers().values():
             server.kill()
+        shutil.rmtree(self.home)
 
     # --- from outside -------------------------------------------------------------------------------------------------
 
@@ -205,6 +218,11 @@ class House:
         """The last price that the market listener wrote down."""
         found = decode_price(self.redis().get(price(symbol)))
         return None if found is None else found[0]
+
+    def stopped(self, strategies: Iterable[int]) -> bool:
+        """Whether these have ended, by the log alone: the application need not answer."""
+        found = [self.redis().hget(Keys().runtime(each), "status") for each in strategies]
+        return set(found) == {b"stopped"}
 
     def books(self) -> tuple[list[Row], list[Trade]]:
         """The orders and the trades of all traders at the paper broker."""
