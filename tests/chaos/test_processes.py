@@ -1,5 +1,6 @@
 """Roles as processes of their own, killed at any moment: nothing is lost, nothing is done twice, everybody finishes."""
 
+import json
 import random
 import time
 from collections import Counter
@@ -10,9 +11,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from msgspec import msgpack
 
-from domain.events import Intent, OrderFinalized, OrderOutcomeUnknown
-from tests.e2e.house import House, Trader, clock_in, until
+from domain.events import EventParked, Intent, OrderFinalized, OrderOutcomeUnknown
+from domain.values import Priority
+from eventstore.keys import GROUP, Keys
+from tests.e2e.house import House, Process, Trader, clock_in, until
 
 SETTINGS = {
     # a sender that died is known to be dead after 1 + 1 + 0.2 s, and its order to be absent 1 s later
@@ -179,6 +183,63 @@ def test_both_servers_may_be_killed(house: House, traders: list[Trader]) -> None
     house.await_ready(20)
     all_done(armed, 40)
     check_story(house.audit())
+
+
+def test_the_servers_outlive_their_owner_and_are_adopted(house: House, traders: list[Trader]) -> None:
+    armed = arm(traders, 2, random.Random(7), first=4, spread=2)
+    before = house.servers()
+    (owner,) = house.living("api")
+    owner.kill()
+    until(lambda: house.stopped(armed), 30, "the others trade on")
+    assert house.servers() == before
+    house.start("api").ready()
+    house.await_ready()
+    assert house.servers() == before
+    all_done(armed, 10)
+    before["redis"].kill()  # which is now no child of its owner's
+    until(lambda: house.servers().get("redis", before["redis"]) != before["redis"], 10, "there is another Redis")
+    house.await_ready(10)
+    check_story(house.audit())
+
+
+FOREIGN = """
+local position = redis.call('HINCRBY', KEYS[2], 'position', 1)
+local version = KEYS[3] and redis.call('HINCRBY', KEYS[3], 'version', 1) or 0
+local time = redis.call('HGET', KEYS[2], 'recorded_at')
+redis.call('XADD', KEYS[1], position .. '-0', 'v', version, 't', time, unpack(ARGV))
+return position
+"""
+"""An entry that no append wrote, with the next position."""
+
+
+def test_damaged_events_are_parked_and_only_their_strategy_ends(house: House, traders: list[Trader]) -> None:
+    trader = traders[0]
+    damaged, sound = trader.armed(), trader.armed(6, 8)
+    log, keys = house.redis(), Keys()
+    streams = [keys.streams[each] for each in Priority]
+    owned = json.dumps({"not": "msgpack"}).encode()
+    envelope = msgpack.encode([1, "x-1", damaged, trader.user_id, "", "", "x", {"type": "NO_SUCH_EVENT", "schema": 1}])
+    positions = [log.eval(FOREIGN, 2, stream, keys.position, "e", owned) for stream in streams]
+    positions.append(log.eval(FOREIGN, 2, streams[0], keys.position, "something", "else"))
+    positions.append(log.eval(FOREIGN, 3, streams[1], keys.position, keys.strategy(damaged), "e", envelope))
+    failed = trader.sees(damaged, status="failed")
+    assert failed["last_action"] == "STOPPED: ABORT"
+    assert trader.sees(sound, status="stopped")["position"] == "sold"
+    audit = house.audit()
+    assert sorted(audit.checker.unreadable) == positions
+    parked = [record.event.parked for record in audit.records if isinstance(record.event, EventParked)]
+    assert sorted(int(name.split("/")[1]) for name in parked) == positions
+    assert all(not log.xpending(stream, GROUP)["pending"] for stream in streams)
+    until(lambda: any(not event["data"] for event in trader.events(damaged)), 10, "the damaged event is listed")
+
+
+def test_all_roles_drain_at_once(house: House) -> None:
+    last = house.living("api")
+    others = [process for process in house.living() if process not in last]
+    with ThreadPoolExecutor(len(others)) as pool:
+        assert all(took < 10 for took in pool.map(Process.terminate, others))
+    assert last[0].terminate() < 10
+    assert not house.servers()
 
 
 def check_story(audit: Any) -> None:
