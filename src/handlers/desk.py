@@ -8,6 +8,7 @@ from domain.calendar import Calendar
 from domain.clock import Clock
 from domain.facts import Facts, Halt, Policy
 from domain.strategy import State
+from domain.values import Product, Quantity
 from eventstore.loading import Loaded
 from eventstore.log import EventLog
 from handlers.limits import Limits
@@ -47,6 +48,7 @@ class Desk(Struct, frozen=True, kw_only=True):
             connected=await self.brokers.of(user_id) is not None,
             halt=decode_halt(loaded.halt),
             instrument=self.instruments.find(state.symbol),
+            foreign=decode_foreign(loaded.foreign, state.symbol, state.product),
             cause=cause,
         )
 
@@ -76,3 +78,13 @@ def decode_halt(latch: bytes | None) -> Halt | None:
         return msgspec.json.decode(latch, type=Halt)
     except ValueError:
         return Halt(reason="the latch cannot be read")
+
+
+def decode_foreign(value: bytes | None, symbol: str, product: Product) -> Quantity:
+    """The net quantity of one holding; 0 when nothing is known of it."""
+    if value is None:
+        return 0
+    try:
+        return msgspec.json.decode(value, type=dict[str, int]).get(f"{symbol}|{product}", 0)
+    except msgspec.MsgspecError:
+        return 0

@@ -20,6 +20,7 @@ from handlers import outcomes
 from handlers.decider import Wake, persist
 from handlers.desk import Desk, NoStrategy
 from handlers.effects import record
+from handlers.positions import AccountPositions
 from handlers.reconcile import Searches
 from handlers.repair import look_soundly
 
@@ -34,6 +35,9 @@ class Poller:
         self._desk = desk
         self._user_id = user_id
         self._searches = Searches(desk.policy)
+        self._positions = AccountPositions(desk, user_id)
+        self._foreign: set[str] = set()
+        """Ids of the orders that are not ours."""
         self._seen: dict[str, Seen] = {}
         """What the last reading showed of each order, by its id: an unchanged row is not worth a look at the state."""
 
@@ -57,6 +61,9 @@ class Poller:
         shown = frozenset(row.tag for row in rows if row.tag)
         for strategy_id in sorted(strategies):
             written += await self._alone(strategy_id, self._reconcile(strategy_id, shown, asked_at))
+        foreign = [row for row in rows if row.order_id in self._foreign]
+        await self._positions.note(foreign)
+        await self._positions.check(broker, foreign)
         return written
 
     async def _alone(self, what: str | int, work: Awaitable[int]) -> int:
@@ -113,6 +120,7 @@ class Poller:
     async def _report(self, broker: Broker, row: BookOrder) -> int:
         """An order of unknown origin: reported, never adopted."""
         desk = self._desk
+        self._foreign.add(row.order_id)
         unknown = UnknownOrderSeen(
             account=broker.account,
             order_id=row.order_id,

@@ -12,7 +12,6 @@ import msgspec
 from brokers.port import BookOrder, Broker, BrokerError
 from domain.events import AlertTriggered
 from domain.strategy import State
-from domain.tags import parse_tag
 from domain.values import SECOND, Code, Instant, Product, Quantity, Severity, Side
 from eventstore.clients import command
 from eventstore.envelope import Dedupe, NewEvent
@@ -20,35 +19,23 @@ from eventstore.members import user_strategies
 from handlers.desk import Desk
 from projections.runtime import CorruptState, decode_state
 
-__all__ = ["AccountPositions", "decode_foreign", "foreign_fills"]
+__all__ = ["AccountPositions", "net_fills"]
 
 CHECK_EVERY = 30 * SECOND
 
 Holding = tuple[str, Product]
 
 
-def foreign_fills(rows: Iterable[BookOrder], log_id: str) -> Counter[Holding]:
-    """Net quantity of the book's fills that are not ours, by symbol and product."""
+def net_fills(rows: Iterable[BookOrder]) -> Counter[Holding]:
+    """Net quantity of the fills, by symbol and product."""
     net: Counter[Holding] = Counter()
     for row in rows:
-        parts = parse_tag(row.tag)
-        if parts is None or parts.log_id != log_id:
-            net[row.symbol, row.product] += row.filled if row.side is Side.BUY else -row.filled
+        net[row.symbol, row.product] += row.filled if row.side is Side.BUY else -row.filled
     return Counter({holding: quantity for holding, quantity in net.items() if quantity})
 
 
 def encode_foreign(net: Mapping[Holding, Quantity]) -> bytes:
     return msgspec.json.encode({f"{symbol}|{product}": quantity for (symbol, product), quantity in sorted(net.items())})
-
-
-def decode_foreign(value: bytes | None, symbol: str, product: Product) -> Quantity:
-    """The net quantity of one holding; 0 when nothing is known of it."""
-    if value is None:
-        return 0
-    try:
-        return msgspec.json.decode(value, type=dict[str, int]).get(f"{symbol}|{product}", 0)
-    except msgspec.MsgspecError:
-        return 0
 
 
 class AccountPositions:
@@ -61,14 +48,14 @@ class AccountPositions:
         self._checked_at: Instant = 0
         self._differed: dict[Holding, tuple[Quantity, Quantity]] = {}
 
-    async def note(self, rows: Iterable[BookOrder]) -> None:
-        """Keeps what a reading of the book shows of others' fills. Raises LogUnavailable."""
-        value = encode_foreign(foreign_fills(rows, self._desk.log.log_id))
+    async def note(self, foreign: Iterable[BookOrder]) -> None:
+        """Keeps what a reading of the book shows of others' orders. Raises LogUnavailable."""
+        value = encode_foreign(net_fills(foreign))
         if value != self._written:
             await command(self._desk.log.redis, "SET", self._desk.log.keys.foreign(self._user_id), value)
             self._written = value
 
-    async def check(self, broker: Broker, rows: Iterable[BookOrder]) -> None:
+    async def check(self, broker: Broker, foreign: Iterable[BookOrder]) -> None:
         """Now and then, while no order of ours is open: is what we hold there? Raises LogUnavailable."""
         now = self._desk.clock.now()
         if now - self._checked_at < CHECK_EVERY:
@@ -81,7 +68,7 @@ class AccountPositions:
             there = {(each.symbol, each.product): each.quantity for each in await broker.positions()}
         except BrokerError:
             return  # no reading: the next one will tell
-        expected = foreign_fills(rows, self._desk.log.log_id)
+        expected = net_fills(foreign)
         today = self._desk.calendar.wall(now).date()
         for state in states:
             if state.session_date == today:
