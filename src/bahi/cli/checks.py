@@ -268,7 +268,7 @@ async def _log(reader: "Reader") -> list[Check]:
     ends = [await log.last_position() for log in reader.logs]
     shape = "one partition" if len(reader.logs) == 1 else f"{len(reader.logs)} partitions"
     epochs = ", ".join(log.epoch[:8] for log in reader.logs)
-    checks = [ok("log", f"{reader.logs[0].log_id}, epoch {epochs}, {shape}, {sum(ends):,} events")]
+    checks = [ok("log", f"{reader.logs[0].log_id}, epoch {epochs}, {shape}, {_many(sum(ends), 'event')}")]
     if reader.settings.partitions != len(reader.logs):
         found = f"the log has {len(reader.logs)}, BAHI_PARTITIONS is {reader.settings.partitions}"
         checks.append(Check("partitions", "failed", found, f"set BAHI_PARTITIONS={len(reader.logs)}"))
@@ -328,8 +328,8 @@ async def _lanes(reader: "Reader") -> list[Check]:
                 if told[b"name"] == GROUP.encode():
                     bounds = (f"({told[b'last-delivered-id'].decode()}", "+", "COUNT", 1000)
                     waiting += len(await command(reader.redis, "XRANGE", stream, *bounds))
-    more = "1,000 or more" if waiting >= 1000 else f"{waiting:,}"
-    found = f"{more} events not taken yet, {pending:,} in hand"
+    more = "1,000 events or more" if waiting >= 1000 else _many(waiting, "event")
+    found = f"{more} not taken yet, {pending:,} in hand"
     if pending:
         found += f", the oldest for {oldest:.1f} s"
     if not working:
@@ -361,7 +361,7 @@ async def _archive(reader: "Reader") -> list[Check]:
         behind += last - archived
         if archived < last and (entry := await entry_at(log, archived + 1)) is not None:
             seconds = max(seconds, time.time() - entry.recorded_at / 1e6)
-    found = f"{behind:,} events behind" if behind else "complete"
+    found = f"{_many(behind, 'event')} behind" if behind else "complete"
     if behind and seconds > LAG:
         found += f", the oldest of {seconds:,.0f} s ago"
         running = "archive" in await reader.running()
@@ -370,10 +370,14 @@ async def _archive(reader: "Reader") -> list[Check]:
     else:
         checks.append(ok("archive", found))
     if parked := len(await parked_now(reader)):
-        checks.append(Check("parked", "warning", f"{parked} events were set aside", "look at `bahi parked list`"))
+        checks.append(Check("parked", "warning", f"{_many(parked, 'event')} set aside", "look at `bahi parked list`"))
     else:
         checks.append(ok("parked", "nothing"))
     return checks
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _port(settings: Settings, running: list[str]) -> list[Check]:

@@ -5,18 +5,22 @@ Only what every command needs is imported here: `bahi --help` must not wait for 
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ __all__ = [
     "say",
     "show",
     "sorry",
+    "table",
     "until_closed",
     "verdict",
 ]
@@ -45,6 +50,8 @@ __all__ = [
 T = TypeVar("T")
 
 OK, CHECK_FAILED, UNAVAILABLE = 0, 1, 2
+SHORT = 0.7
+"""Seconds that nobody needs a progress bar for."""
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
@@ -200,9 +207,25 @@ def verdict(what: str, holds: bool) -> None:
     out.print(f"[bold green]✓[/] {escape(what)}" if holds else f"[bold red]✗ not true:[/] {escape(what)}")
 
 
+def table(title: str = "", *columns: str, right: Collection[str] = (), fold: Collection[str] = ()) -> Table:
+    """A table with these columns, the `right` ones justified so; where room is scarce those of `fold` are folded, the
+    others are never cut: half a price is none."""
+    made = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        folded = name in fold
+        made.add_column(
+            name,
+            justify="right" if name in right else "left",
+            no_wrap=not folded,
+            overflow="fold" if folded else "ignore",
+        )
+    return made
+
+
 @contextmanager
 def bar(what: str, *, unit: str = "events", hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, for the time of the block: call it with (done, of how many)."""
+    """A progress bar on standard error, for the time of the block: call it with (done, of how many). It shows itself
+    when that takes a while."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -212,6 +235,18 @@ def bar(what: str, *, unit: str = "events", hidden: bool = False) -> Iterator[Ca
         TextColumn(unit),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=err, disable=hidden or not err.is_terminal, transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    progress = Progress(*columns, console=err, transient=True)
+    task = progress.add_task(what, total=None)
+    patience = math.inf if hidden or not err.is_terminal else time.monotonic() + SHORT
+
+    def tell(done: int, total: int) -> None:
+        nonlocal patience
+        if time.monotonic() > patience:
+            patience = math.inf
+            progress.start()
+        progress.update(task, completed=done, total=total)
+
+    try:
+        yield tell
+    finally:
+        progress.stop()

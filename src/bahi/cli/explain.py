@@ -5,7 +5,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from bahi.cli.common import Home, Json, bar, fail, load_settings, out, print_json, run_async, say, show, until_closed
+from bahi.cli.common import (
+    Home,
+    Json,
+    bar,
+    fail,
+    load_settings,
+    out,
+    print_json,
+    run_async,
+    say,
+    show,
+    table,
+    until_closed,
+)
 
 if TYPE_CHECKING:
     from bahi.cli.reader import Reader
@@ -107,7 +120,6 @@ async def _history(log: "EventLog", tag: str, *, quiet: bool) -> "list[Recorded]
 
 
 def _show(reader: "Reader", partition: int, story: "Story") -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from bahi.cli.summary import duration
@@ -115,17 +127,14 @@ def _show(reader: "Reader", partition: int, story: "Story") -> None:
     out.print(f"[bold]{escape(story.title)}[/]", soft_wrap=True)
     for sentence in story.sentences:
         say(sentence, indent=2)
-    table = Table(title="Step by step", title_justify="left")
-    table.add_column("position", justify="right", no_wrap=True)
-    table.add_column("time", no_wrap=True)
-    table.add_column("after", justify="right", no_wrap=True)
-    table.add_column("step", no_wrap=True)
-    table.add_column("what", overflow="fold")
+    told = table(
+        "Step by step", "position", "time", "after", "step", "what", right=("position", "after"), fold=("what",)
+    )
     for step in story.steps:
         since = "" if step.since is None else duration(step.since)
         where = reader.places.show(partition, step.it.position)
         text = Text(step.text.replace(f", {story.tag}", ""))
-        table.add_row(where, reader.times.of_day(step.it.recorded_at), since, step.name, text)
-    show(table)
+        told.add_row(where, reader.times.of_day(step.it.recorded_at), since, step.name, text)
+    show(told)
     if story.timings:
         say("Timings: " + ", ".join(f"{name} {duration(span)}" for name, span in story.timings.items()))

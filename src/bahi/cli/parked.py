@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct
 
-from bahi.cli.common import Home, Json, fail, load_settings, out, print_json, run_async, show, until_closed
+from bahi.cli.common import Home, Json, fail, load_settings, out, print_json, run_async, show, table, until_closed
 
 if TYPE_CHECKING:
     from bahi.cli.reader import Reader
@@ -74,7 +74,6 @@ def _who(given: str | None) -> str:
 
 
 async def _list(settings: Any, everything: bool, json: bool) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from bahi.cli.reader import open_reader
@@ -88,17 +87,19 @@ async def _list(settings: Any, everything: bool, json: bool) -> None:
     if not found:
         out.print("nothing is parked" if not everything else "nothing was ever parked")
         return
-    table = Table(title=f"{sum(each.state == 'parked' for each in found)} parked", title_justify="left")
-    for name in ("which", "parked", "strategy", "state"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("error, and what became of it", overflow="fold")
+    what = "error, and what became of it"
+    listed = table(
+        f"{sum(each.state == 'parked' for each in found)} parked",
+        *("which", "parked", "strategy", "state", what),
+        fold=(what,),
+    )
     for each in found:
         told = each.error
         if each.state != "parked":
             told += f"\n{each.state} by {each.who}, {reader.times.full(each.settled_at)}: {each.why}"
         strategy = str(each.strategy_id or "–")
-        table.add_row(_name(reader, each), reader.times.full(each.parked_at), strategy, each.state, Text(told))
-    show(table)
+        listed.add_row(_name(reader, each), reader.times.full(each.parked_at), strategy, each.state, Text(told))
+    show(listed)
 
 
 def _name(reader: "Reader", it: Parked) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct
 
-from bahi.cli.common import Home, Json, bar, fail, load_settings, out, print_json, run_async, show, until_closed
+from bahi.cli.common import Home, Json, bar, fail, load_settings, out, print_json, run_async, show, table, until_closed
 
 if TYPE_CHECKING:
     from bahi.cli.reader import Reader
@@ -146,14 +146,11 @@ def _title(reader: "Reader", then: Then) -> str:
 
 
 def _show_one(reader: "Reader", state: "State", then: Then) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"Strategy {state.id} {_title(reader, then)}", title_justify="left", show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    told = table(f"Strategy {state.id} {_title(reader, then)}", "field", "value", fold=("value",))
+    told.show_header = False
     for name, value in _told(reader, state):
-        table.add_row(name, value)
-    show(table)
+        told.add_row(name, value)
+    show(told)
     orders = [*state.past.values(), *([state.order] if state.order else [])]
     if orders:
         show(_orders(reader, orders))
@@ -205,37 +202,34 @@ def _log_of(reader: "Reader", state: "State") -> "EventLog":
 
 
 def _orders(reader: "Reader", orders: "list[Order]") -> Any:
-    from rich.table import Table
-
     from bahi.cli.summary import money
 
-    table = Table(title="Orders of the day", title_justify="left")
-    for name in ("tag", "kind", "run", "quantity", "filled", "at", "state", "order"):
-        table.add_column(name, justify="right" if name in ("run", "quantity", "filled", "at") else "left", no_wrap=True)
+    names = ("tag", "kind", "run", "quantity", "filled", "at", "state", "order")
+    told = table("Orders of the day", *names, right=("run", "quantity", "filled", "at"))
     for order in orders:
         price = money(order.average_price) if order.filled else "–"
         ended = str(order.final or order.phase)
         numbers = (str(order.run), str(order.quantity), str(order.filled), price)
-        table.add_row(order.tag, str(order.kind), *numbers, ended, order.order_id or "–")
-    return table
+        told.add_row(order.tag, str(order.kind), *numbers, ended, order.order_id or "–")
+    return told
 
 
 def _show_all(reader: "Reader", rows: "list[tuple[State, Then]]") -> None:
-    from rich.table import Table
-
     from bahi.cli.summary import money
 
     moments = list({then.partition: then for _, then in rows}.values())
     if not rows:
         out.print("no strategy yet")
         return
-    table = Table(title=f"{len(rows)} strategies {_title(reader, moments[0])}", title_justify="left")
-    right = ("id", "user", "stop", "open", "realised", "ver")
-    for name in ("id", "user", "symbol", "status", "position", "stop", "open", "realised", "lock", "exit", "ver"):
-        table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+    told = table(
+        f"{len(rows)} strategies {_title(reader, moments[0])}",
+        *("id", "user", "symbol", "status", "position", "stop", "open", "realised", "exit", "version"),
+        right=("id", "user", "stop", "open", "realised", "version"),
+        fold=("symbol", "status", "position"),
+    )
     for state, _ in rows:
         realised = state.sell_value - state.buy_value if state.bought and not state.open_quantity else None
-        table.add_row(
+        told.add_row(
             str(state.id),
             str(state.user_id),
             state.symbol,
@@ -244,11 +238,10 @@ def _show_all(reader: "Reader", rows: "list[tuple[State, Then]]") -> None:
             money(state.stop_loss),
             str(state.open_quantity),
             money(realised),
-            state.lock_state if state.lock_state == "free" else "held",
             str(state.exit_reason or "–"),
             str(state.version),
         )
-    show(table)
+    show(told)
     for each in moments[1:]:
         out.print(f"partition {each.partition}: {_title(reader, each)}")
 
@@ -266,7 +259,10 @@ async def _diff(settings: Any, strategy: int | None, points: tuple[str, str], js
         later = await _states(reader, strategy, points[1], json)
         earlier = {then.partition: then for then in await _earlier(reader, strategy, points[0], json)}
     plain = Plain(reader.times)
-    table = _diff_table(points)
+    ends = (f"at {points[0]}", f"at {points[1]}") if points[0] != points[1] else ("first", "second")
+    told = table(
+        f"Changed between {points[0]} and {points[1]}", "strategy", "field", *ends, right=("strategy",), fold=ends
+    )
     for then in later:
         before = earlier.get(then.partition, Then(then.partition, 0, 0, {}))
         for strategy_id, after in sorted(then.states.items()):
@@ -277,13 +273,13 @@ async def _diff(settings: Any, strategy: int | None, points: tuple[str, str], js
             old, new = plain(was), plain(after)
             if json:
                 changes = {name: {"from": old[name], "to": new[name]} for name in changed}
-                ends = {"from": _as_of(reader, before), "to": _as_of(reader, then)}
-                print_json({"strategy_id": strategy_id, **ends, "changes": changes})
+                between = {"from": _as_of(reader, before), "to": _as_of(reader, then)}
+                print_json({"strategy_id": strategy_id, **between, "changes": changes})
             for name in changed:
                 for field, one, other in _changes(name, old[name], new[name]):
-                    table.add_row(str(strategy_id), field, _short(one), _short(other))
+                    told.add_row(str(strategy_id), field, _short(one), _short(other))
     if not json:
-        show(table) if table.row_count else out.print(f"nothing changed between {points[0]} and {points[1]}")
+        show(told) if told.row_count else out.print(f"nothing changed between {points[0]} and {points[1]}")
 
 
 async def _earlier(reader: "Reader", strategy: int | None, at: str, quiet: bool) -> list[Then]:
@@ -306,17 +302,6 @@ async def _earlier(reader: "Reader", strategy: int | None, at: str, quiet: bool)
         entry = await entry_at(log, until) if until else None
         found.append(Then(log.keys.partition, until, entry.recorded_at if entry else 0, told.states))
     return found
-
-
-def _diff_table(points: tuple[str, str]) -> Any:
-    from rich.table import Table
-
-    table = Table(title=f"Changed between {points[0]} and {points[1]}", title_justify="left")
-    table.add_column("strategy", justify="right")
-    table.add_column("field", no_wrap=True)
-    table.add_column(f"at {points[0]}", overflow="fold")
-    table.add_column(f"at {points[1]}", overflow="fold")
-    return table
 
 
 def _changes(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -211,10 +211,11 @@ def _cause_sentence(cause: Recorded | None, intent: Recorded, event: e.Intent, t
             what = "BUY" if isinstance(cause.event, e.BuyTriggered) else "SELL"
             return f"The {what} was due at {times.full(due)}, and the scheduler fired it {when} ({cause.event_id})."
         case e.StoplossTriggered(tick=tick, stop_loss=stop):
-            lag = duration(cause.recorded_at - tick.at)
+            span = cause.recorded_at - tick.at
+            lag = f"{duration(span)} after it" if span else "in the same instant"
             return (
                 f"A trade of {tick.symbol} at {money(tick.price)} ({times.full(tick.at)}) was at or under the stop of "
-                f"{money(stop)}; the trigger was recorded {lag} after it ({cause.event_id})."
+                f"{money(stop)}; the trigger was recorded {lag} ({cause.event_id})."
             )
         case _:
             return f"{cause.event.type} at {times.full(cause.recorded_at)} woke the strategy, and it was decided {why}."

@@ -126,8 +126,8 @@ class Summaries:
 
     @staticmethod
     def _request(request: OrderRequest) -> str:
-        price = "at the market" if request.price is None else f"at {money(request.price)}"
-        return f"{request.side} {request.quantity} {request.symbol} {request.product} {price}"
+        price = "" if request.price is None else f" at {money(request.price)}"
+        return f"{request.side} {request.quantity} {request.symbol} {request.product}{price}"
 
     def _intent(self, it: e.Intent) -> str:
         return _join(self._request(it.request), f"attempt {it.attempt}" if it.attempt > 1 else "", it.tag)

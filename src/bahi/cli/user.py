@@ -31,9 +31,7 @@ def _user() -> None: ...
 @app.command()
 def create(
     email: Annotated[str, typer.Option(help="The name to log in with.")],
-    role: Annotated[
-        Role, typer.Option(help="trader: trades; auditor: reads all; operator: keeps it running.")
-    ],
+    role: Annotated[Role, typer.Option(help="trader: trades; auditor: reads all; operator: keeps it running.")],
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password from the first line of standard input.")
     ] = False,

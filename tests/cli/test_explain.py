@@ -1,0 +1,90 @@
+"""`bahi explain` tells one order's story as the log has it."""
+
+import pytest
+
+from domain.events import Intent, StoplossTriggered
+from domain.tags import make_tag
+from eventstore.envelope import Recorded
+from tests.cli.terminal import Installation
+
+
+def intents(day: Installation) -> list[Recorded]:
+    return [it for it in day.events() if isinstance(it.event, Intent)]
+
+
+def test_every_order_is_explained_by_its_tag_with_its_events_in_their_order(day: Installation) -> None:
+    events = day.events()
+    for it in intents(day)[:8]:
+        assert isinstance(it.event, Intent)
+        tag = it.event.tag
+        told = day.here("explain", tag, "--json").object
+        mine = [each.position for each in events if getattr(each.event, "tag", None) == tag]
+        assert [step["position"] for step in told["steps"] if step["step"] != "cause"] == mine
+        assert told["tag"] == tag
+        assert told["strategy_id"] == it.strategy_id
+        assert told["user_id"] == it.user_id
+        assert told["request"]["quantity"] == it.event.request.quantity
+        cause = told["steps"][0]
+        assert cause["event_id"] == it.causation_id or cause["step"] != "cause"
+        assert told["timings_ms"]["decision_to_end"] >= 0
+
+
+def test_the_brokers_number_is_as_good_as_the_tag(day: Installation) -> None:
+    accepted = next(it for it in day.events() if it.event.type == "ORDER_ACCEPTED")
+    tag, order_id = accepted.event.tag, accepted.event.order_id  # type: ignore[attr-defined]
+    by_number = day.here("explain", order_id, "--json").object
+    assert by_number == day.here("explain", tag.lower(), "--json").object
+    assert (by_number["tag"], by_number["order_id"]) == (tag, order_id)
+
+
+def test_a_stoploss_is_explained_by_its_tick(day: Installation) -> None:
+    stop = next(it for it in day.events() if isinstance(it.event, StoplossTriggered))
+    assert isinstance(stop.event, StoplossTriggered)
+    order = next(it for it in intents(day) if it.causation_id == stop.event_id)
+    assert isinstance(order.event, Intent)
+    told = day.here("explain", order.event.tag)
+    assert told.code == 0
+    assert "was at or under the stop" in told.out
+    assert f"{stop.event.tick.price:,.2f}" in told.out
+    assert "STRATEGY_EXITED: STOPLOSS" in told.out
+    as_object = day.here("explain", order.event.tag, "--json").object
+    assert as_object["outcome"] == "complete"
+    assert as_object["filled"] == order.event.request.quantity
+    assert [step["type"] for step in as_object["afterwards"]][-1] == "STRATEGY_STOPPED"
+    assert as_object["timings_ms"]["tick_to_decision"] == (order.recorded_at - stop.event.tick.at) / 1000
+
+
+def test_the_checks_are_what_the_log_knew_when_it_was_decided(day: Installation) -> None:
+    buy = next(it for it in intents(day) if it.event.type == "EXECUTE_BUY")
+    assert isinstance(buy.event, Intent)
+    checks = day.here("explain", buy.event.tag, "--json").object["checks"]
+    assert checks == {
+        "status": "running",
+        "position": "none",
+        "open_quantity": "0",
+        "lock": "free",
+        "due": "buy",
+        "halted": "no",
+        "attempt": "1",
+    }
+
+
+@pytest.mark.parametrize("order", ["777777777", "no-such-order", "  "])
+def test_an_order_that_is_not_there(day: Installation, order: str) -> None:
+    done = day.here("explain", order)
+    assert (done.code, done.out) == (2, "")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_tag_of_ours_that_was_never_used_says_what_it_would_be(day: Installation) -> None:
+    log_id = day.redis.get("log_id")
+    assert isinstance(log_id, bytes)
+    done = day.here("explain", make_tag(log_id.decode(), 2, 3, 35))
+    assert done.code == 2
+    assert "order 35 of run 3 of strategy 2" in done.err
+
+
+def test_a_tag_of_another_log(day: Installation) -> None:
+    done = day.here("explain", make_tag("0000", 2, 3, 1))
+    assert done.code == 2
+    assert "is of the log 0000" in done.err
