@@ -395,14 +395,18 @@ class World:
         for _ in range(10_000):
             done = 0
             for process in list(self.processes):
-                try:
-                    done += await self.run(process.worker.step())
-                except LogUnavailable:
-                    done += 1
+                done += await self.step(process)
             done += await self.poll()
             if not done:
                 return
         raise AssertionError("it does not come to rest")
+
+    async def step(self, process: Process) -> int:
+        """What this worker can do now."""
+        try:
+            return await self.run(process.worker.step())
+        except LogUnavailable:
+            return 1
 
     async def poll(self) -> int:
         """A reading of every account with open orders."""
