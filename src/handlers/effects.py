@@ -14,9 +14,10 @@ from domain.events import CancelRequested, Event, Intent, ModifyRequested
 from domain.facts import Facts
 from domain.strategy import State
 from domain.values import Denial, Kind
+from eventstore.clients import command
 from handlers import outcomes
 from handlers.decider import Turn, Wake, decided, persist, take_turn
-from handlers.desk import Desk
+from handlers.desk import Desk, decode_halt
 
 Effect = Intent | CancelRequested | ModifyRequested
 UNREACHABLE = "BROKER_UNREACHABLE"
@@ -34,15 +35,10 @@ Events = Callable[[State, Facts], tuple[Event, ...]]
 """What came of it, as the events that a state lacks."""
 
 
-async def carry_out(desk: Desk, state: State, effect: Effect, cause: Wake) -> None:
-    """Asks the broker once and appends what came of it. An exit is never held back by anything but its deadline."""
-    await record(desk, state.id, await ask(desk, state, effect), cause)
-
-
 async def ask(desk: Desk, state: State, effect: Effect) -> Events:
-    """Asks the broker once."""
+    """Asks the broker once. An exit is never held back by anything but its deadline."""
     if isinstance(effect, Intent):
-        return await _send(desk, state.id, state.user_id, effect)
+        return await _send(desk, state.user_id, effect)
     return await _change(desk, state.user_id, effect)
 
 
@@ -57,8 +53,8 @@ async def record(desk: Desk, strategy_id: int, events: Events, cause: Wake) -> S
     return turn.state
 
 
-async def _send(desk: Desk, strategy_id: int, user_id: int, intent: Intent) -> Events:
-    if intent.kind is Kind.BUY and (reason := await _halted(desk, strategy_id)) is not None:
+async def _send(desk: Desk, user_id: int, intent: Intent) -> Events:
+    if intent.kind is Kind.BUY and (reason := await _halted(desk, user_id)) is not None:
         return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.HALTED, {"reason": reason})
     try:
         broker = await desk.brokers.of(user_id)
@@ -76,13 +72,13 @@ async def _send(desk: Desk, strategy_id: int, user_id: int, intent: Intent) -> E
     return lambda state, facts: outcomes.placing(state, intent, answer, facts)
 
 
-async def _halted(desk: Desk, strategy_id: int) -> str | None:
+async def _halted(desk: Desk, user_id: int) -> str | None:
     """Why an entry may not go out. A latch that cannot be read fails closed."""
     try:
-        _, facts = await desk.look(strategy_id)
+        halt = decode_halt(await command(desk.log.redis, "GET", desk.log.keys.halt(user_id)))
     except Exception as error:
         return f"the latch cannot be read: {error}"
-    return facts.halt.reason if facts.halt is not None else None
+    return None if halt is None else halt.reason
 
 
 async def _ask_to_place(broker: Broker, intent: Intent) -> Placing:

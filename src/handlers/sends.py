@@ -7,15 +7,18 @@ the calls began, so that a simulation is the same each time.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from domain.clock import Clock
+from domain.events import Intent
 from domain.strategy import State
+from domain.values import Kind
 from eventstore.errors import LogLost
 from handlers.decider import Wake
 from handlers.desk import Desk
-from handlers.effects import Effect, Events, ask, carry_out, record
+from handlers.effects import Effect, Events, ask, record
 
 __all__ = ["HandTurned", "Sends"]
 
@@ -26,6 +29,9 @@ class HandTurned(Protocol):
 
     def asleep(self, task: "asyncio.Task[Any]") -> bool: ...
 
+
+AT_ONCE = 4
+"""Outcomes of entries appended at once: a thousand entries due at one second leave room for the exits among them."""
 
 OnFailure = Callable[[State, Exception], Awaitable[None]]
 
@@ -47,6 +53,7 @@ class Sends:
         self._desk = desk
         self._on_failure = on_failure
         self._on_lost = on_lost
+        self._room = asyncio.Semaphore(AT_ONCE)
         self._running: set[asyncio.Task[None]] = set()
         self._by_hand: list[_Send] = []
 
@@ -73,7 +80,13 @@ class Sends:
         self._by_hand.clear()
 
     async def _carry_out(self, state: State, effect: Effect, cause: Wake) -> None:
-        await self._guarded(state, carry_out(self._desk, state, effect, cause))
+        await self._guarded(state, self._ask_and_record(state, effect, cause))
+
+    async def _ask_and_record(self, state: State, effect: Effect, cause: Wake) -> None:
+        events = await ask(self._desk, state, effect)
+        urgent = not isinstance(effect, Intent) or effect.kind is not Kind.BUY
+        async with nullcontext() if urgent else self._room:
+            await record(self._desk, state.id, events, cause)
 
     async def _guarded(self, state: State, work: Awaitable[None]) -> None:
         try:

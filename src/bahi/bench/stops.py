@@ -9,11 +9,11 @@ from decimal import Decimal
 
 from bahi.bench.figures import Figure, latency
 from bahi.bench.world import USERS, Deaf, Fsync, arm, bench_log, desk_of, until
-from domain.events import BuyTriggered
+from domain.events import BuyTriggered, OrderDenied
 from domain.strategy import State
 from domain.tags import parse_tag
 from domain.values import OrderRequest, Side, Tick
-from eventstore.envelope import NewEvent
+from eventstore.envelope import NewEvent, Recorded
 from eventstore.fanout import Fanout
 from eventstore.log import EventLog, chunked
 from handlers.worker import Worker
@@ -53,11 +53,17 @@ class _Run:
         self.sent: dict[int, float] = {}
         self.called: dict[int, float] = {}
         self.bought: dict[int, float] = {}
+        self.denied: dict[int, str] = {}
 
     def on_call(self, request: OrderRequest) -> None:
         tag = parse_tag(request.tag)
         if tag is not None:
             (self.called if request.side is Side.SELL else self.bought)[tag.strategy_id] = time.perf_counter()
+
+    async def note_denials(self, events: AsyncIterator[Recorded]) -> None:
+        async for recorded in events:
+            if isinstance(recorded.event, OrderDenied):
+                self.denied[recorded.strategy_id] = recorded.event.reason
 
     def hit(self, state: State) -> None:
         """A tick at the strategy's own stop, which no other strategy's lies above."""
@@ -80,9 +86,10 @@ async def _engine(log: EventLog, armed: int, waiting: int) -> AsyncIterator[_Run
     )
     position = await log.last_position()
     fanout = Fanout(log, position)
-    events = fanout.subscribe()
+    events, denials = fanout.subscribe(), fanout.subscribe()
     async with asyncio.TaskGroup() as group:
         follower = group.create_task(fanout.run())
+        noting = group.create_task(run.note_denials(denials))
         group.create_task(worker.run())
         group.create_task(listener.run(events))
         await _caught_up(log)
@@ -90,6 +97,7 @@ async def _engine(log: EventLog, armed: int, waiting: int) -> AsyncIterator[_Run
         listener.stop()
         await worker.stop()
         follower.cancel()
+        noting.cancel()
 
 
 async def _caught_up(log: EventLog) -> None:
@@ -137,15 +145,21 @@ async def buys_at_once(fsync: Fsync, armed: int, buys: int, samples: int) -> lis
         begun = time.perf_counter()
         sending = asyncio.create_task(_fire(log, triggers))
         for state in _by_stop(run.states)[:samples]:
-            if len(run.bought) == buys:
+            if len(run.bought) + len(run.denied) == buys:
                 break
             run.hit(state)
             await asyncio.sleep(rng.uniform(0.002, 0.02))
         await sending
-        await until(lambda: len(run.bought) == buys and run.sent.keys() <= run.called.keys(), 60)
+        await until(lambda: len(run.bought) + len(run.denied) == buys and run.sent.keys() <= run.called.keys(), 60)
         last = max(run.bought.values()) - begun
         return [
-            Figure(name=f"{buys:,} BUYs due at once, last order", fsync=fsync, value=round(last, 3), unit="s"),
+            Figure(
+                name=f"{buys:,} BUYs due at once, last order",
+                fsync=fsync,
+                value=round(last, 3),
+                unit="s",
+                note=f"{len(run.denied)} denied",
+            ),
             latency("tick to broker meanwhile", fsync, run.latencies(), p99=10.0),
         ]
 
