@@ -2,11 +2,12 @@
 
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from api.dependencies import Dependencies
 from api.middleware import BodyLimit, Metrics, Requests, SecurityHeaders
 from api.openapi import document
+from api.parameters import only_known_parameters
 from api.problems import HANDLERS
 from api.routes import auth, broker, halt, strategy, system
 
@@ -25,8 +26,9 @@ def create_app(deps: Dependencies) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.dependencies = deps
-    for resource in (auth, broker, strategy, halt, system):
-        app.include_router(resource.router)
+    for resource in (auth, broker, strategy, halt):
+        app.include_router(resource.router, dependencies=[Depends(only_known_parameters)])
+    app.include_router(system.router)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit)
     app.add_middleware(Metrics, registry=deps.registry)

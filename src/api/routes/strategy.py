@@ -2,12 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import structlog
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Request
 from msgspec import UNSET, structs
-from pydantic import BeforeValidator
 from starlette.responses import Response
 
 from api import answers
@@ -29,6 +28,7 @@ from api.models import (
 )
 from api.openapi import operation
 from api.pages import Cursor, Limit
+from api.parameters import StrategyId
 from api.ports import ArchivedEvent, OrderRow, UnknownStrategy
 from api.problems import FieldProblem, Problem, invalid, not_found
 from api.security.caller import Caller
@@ -63,16 +63,6 @@ PATIENCE: Final = 2.0
 """Seconds that a start or a stop waits for the engine before it answers 202."""
 FIRST_LOOK: Final = 0.01
 LAST_LOOK: Final = 0.1
-
-
-def _digits(value: object) -> object:
-    """Only the plain digits of a number: `+7`, `7.0` and `７` name nothing."""
-    if isinstance(value, str) and not (value.isascii() and value.isdigit()):
-        raise ValueError("must be a number of digits only")
-    return value
-
-
-Id = Annotated[int, BeforeValidator(_digits), Path(ge=1, le=9_007_199_254_740_991, description="a strategy's id")]
 
 
 # --- writes ----------------------------------------------------------------------------------------------------------
@@ -216,7 +206,7 @@ async def _until(reached: Callable[[State], bool], attempt: Write[Any], state: S
     operation_id="strategy_status",
     **operation(answers={200: StrategyStatus, 304: None}, problems=(404,)),
 )
-async def strategy_status(request: Request, deps: Deps, caller: Caller, strategy_id: Id) -> Response:
+async def strategy_status(request: Request, deps: Deps, caller: Caller, strategy_id: StrategyId) -> Response:
     """A strategy as it is now. With If-None-Match, 304 while nothing has changed."""
     return answers.tagged(_status(deps, await _own(deps, strategy_id, caller.user_id)), request)
 
@@ -243,7 +233,7 @@ async def list_strategies(deps: Deps, caller: Caller, limit: Limit = 50, cursor:
     **operation(answers={200: EventPage}, problems=(400, 404)),
 )
 async def strategy_events(
-    deps: Deps, caller: Caller, strategy_id: Id, limit: Limit = 50, cursor: Cursor = None
+    deps: Deps, caller: Caller, strategy_id: StrategyId, limit: Limit = 50, cursor: Cursor = None
 ) -> Response:
     """What happened to a strategy, in the log's order."""
     await _own(deps, strategy_id, caller.user_id)
@@ -261,7 +251,7 @@ async def strategy_events(
     **operation(answers={200: OrderPage}, problems=(400, 404)),
 )
 async def strategy_orders(
-    deps: Deps, caller: Caller, strategy_id: Id, limit: Limit = 50, cursor: Cursor = None
+    deps: Deps, caller: Caller, strategy_id: StrategyId, limit: Limit = 50, cursor: Cursor = None
 ) -> Response:
     """A strategy's orders, in the order in which they were decided."""
     await _own(deps, strategy_id, caller.user_id)

@@ -1,0 +1,102 @@
+"""Requests made up from the OpenAPI document, good ones and broken ones, against a real server in this process."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis as blocking_redis
+import schemathesis
+import uvicorn
+from hypothesis import HealthCheck, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    ignored_auth,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+from bahi.schema.openapi import openapi_document
+from tests.api.world import open_world
+from tests.conftest import HasUrl, _execute, with_database
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+    unsupported_method,
+    ignored_auth,
+]
+
+
+@contextmanager
+def served(redis_url: str, database_url: str) -> Iterator[tuple[str, str, int]]:
+    """The application behind a real server, on an event loop of its own: its address, a user's token and a strategy."""
+    started: dict[str, Any] = {}
+    ready = threading.Event()
+
+    async def serve() -> None:
+        async with open_world(redis_url, database_url) as world:
+            trader = await world.trader()
+            started["strategy_id"] = await trader.create()
+            started["token"] = trader.tokens["access_token"]
+            config = uvicorn.Config(world.app, log_config=None, access_log=False, lifespan="off")
+            started["server"] = uvicorn.Server(config)
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                started["port"] = listening.getsockname()[1]
+                ready.set()  # who connects now waits in the socket's queue until the server takes it
+                async with world.working():
+                    await started["server"].serve(sockets=[listening])
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, name="server")
+    thread.start()
+    ready.wait()
+    try:
+        yield f"http://127.0.0.1:{started['port']}", started["token"], started["strategy_id"]
+    finally:
+        if "server" in started:
+            started["server"].should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(redis_url: str, postgres_server: HasUrl, database_template: str) -> Iterator[tuple[str, str, int]]:
+    name = "test_openapi"
+    with blocking_redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    _execute(postgres_server.url, f"CREATE DATABASE {name} TEMPLATE {database_template}")
+    with served(redis_url, with_database(postgres_server.url, name)) as found:
+        yield found
+    _execute(postgres_server.url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+schema = schemathesis.openapi.from_dict(openapi_document())
+
+
+@schema.parametrize()
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_request_makes_an_answer_that_is_not_in_the_document(case: Any, server: tuple[str, str, int]) -> None:
+    """Requests that follow the document and requests that break it; some of them name a strategy that exists."""
+    address, token, strategy_id = server
+    broken = {place.value for place, of in case.meta.components.items() if of.mode is GenerationMode.NEGATIVE}
+    if "path" not in broken and case.path_parameters and len(str(case.query)) % 2:
+        case.path_parameters["strategy_id"] = strategy_id
+    headers = {} if "header" in broken else {"Authorization": f"Bearer {token}"}
+    case.call_and_validate(base_url=address, headers=headers, checks=CHECKS)
