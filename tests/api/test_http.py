@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,10 +16,11 @@ from sqlalchemy.exc import OperationalError
 from api import bodies
 from api.middleware import MAX_BODY
 from api.ports import Halt
+from bahi.servers import EmbeddedRedis
 from domain.events import StrategyCreated
 from eventstore.errors import LogLost, LogUnavailable
 from tests.api.conftest import OpenWorld
-from tests.api.world import STRATEGY, Trader, World, problem
+from tests.api.world import STRATEGY, Trader, World, open_world, problem
 from tests.conftest import HasUrl, _execute
 
 # --- bodies ----------------------------------------------------------------------------------------------------------
@@ -172,6 +175,31 @@ async def test_without_the_database_everything_answers_503_until_it_is_back(
         assert answer.headers["retry-after"] == "1"
     await let_in("true")
     assert (await alice.get(f"/strategy/status/{strategy_id}")).status_code == 200
+
+
+async def test_without_redis_nothing_is_promised_and_work_resumes_when_it_returns(
+    database_url: str, servers_home: Path
+) -> None:
+    home = servers_home / "alone"
+    async with AsyncExitStack() as stack:
+        with EmbeddedRedis(home, appendfsync="always") as server:
+            world = await stack.enter_async_context(open_world(server.url, database_url))
+            alice = await world.trader()
+            strategy_id = await alice.create()
+        for answer in (
+            await alice.get(f"/strategy/status/{strategy_id}"),
+            await alice.post("/strategy/create", STRATEGY, key="k"),
+            await alice.post("/strategy/stop", {"strategy_id": strategy_id}),
+            await alice.post("/halt", {}),
+            await alice.client.delete("/halt"),
+            await world.client.post("/auth/login", json={"email": alice.email, "password": "some password"}),
+        ):
+            problem(answer, 503, "UNAVAILABLE")
+        assert (await alice.get("/strategy/list")).status_code == 200, "what only the database knows is still told"
+        with EmbeddedRedis(home, appendfsync="always"):
+            assert (await alice.get(f"/strategy/status/{strategy_id}")).status_code == 200
+            assert (await alice.post("/strategy/create", STRATEGY, key="k")).status_code == 201
+            assert len(await world.history(StrategyCreated)) == 2
 
 
 @pytest.mark.parametrize("lost", [LogUnavailable("no answer"), OperationalError("x", {}, Exception())])
