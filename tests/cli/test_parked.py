@@ -87,7 +87,7 @@ def test_a_retried_event_of_a_user_wakes_every_strategy_of_the_user(own: Install
     (position,) = own.append(NewEvent(UserHalted(), user_id=2))
     own.append(NewEvent(EventParked(parked=f"critical/{position}", group="workers", error="x"), user_id=2))
     own.here("parked", "retry", str(position), "--why", "mended")
-    strategies = {int(member) for member in own.redis.smembers("user:2:strategies")}  # type: ignore[union-attr]
+    strategies = {int(member) for member in own.redis.smembers("user:2:strategies")}
     woken = [it.strategy_id for it in own.events() if isinstance(it.event, ParkedRetried)]
     assert len(strategies) > 1
     assert woken == sorted(strategies)

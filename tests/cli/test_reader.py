@@ -17,13 +17,14 @@ from bahi.cli import reader
 from bahi.clock import SystemClock
 from bahi.roles.process import ROLES
 from bahi.servers import attach_or_start
+from bahi.servers.process import until
 from domain.events import ForceStop, StrategyCreated, UserRegistered
 from domain.strategy import evolve, initial
 from domain.values import Config
 from eventstore.envelope import NewEvent
 from eventstore.open import open_log
 from projections.runtime import DEFAULTS, encode_change
-from tests.cli.terminal import bahi, here
+from tests.cli.terminal import bahi, here, start
 
 READERS = [
     ("events",),
@@ -106,6 +107,23 @@ def test_an_engine_that_has_come_to_work_on_our_servers_keeps_them(leftovers: Pa
     assert bahi("events", "--json", "--home", leftovers).code == 0
     pid = int((leftovers / "postgres" / "postmaster.pid").read_text().split("\n", 1)[0])
     assert psutil.pid_exists(pid)
+
+
+def test_a_running_engine_is_looked_at_and_left_alone(at_rest: Path) -> None:
+    settings = {"BAHI_CALENDAR": "always-open", "BAHI_HTTP_PORT": "0"}
+    with start("run", "--home", at_rest, **settings) as engine:
+        assert engine.stderr is not None
+        assert "bahi runs archive, worker" in engine.stderr.readline()
+        with attach_or_start(at_rest) as servers, Redis.from_url(servers.redis_url) as client:
+            assert until(lambda: client.exists(*(f"alive:{role}" for role in reader.ROLES)) == len(reader.ROLES), 30)
+        roles = [each for each in here("doctor", "--json", home=at_rest).object["checks"] if each["name"] == "roles"]
+        assert [each["state"] for each in roles] == ["ok"]
+        assert here("rebuild", home=at_rest).code == 2
+        assert here("verify", home=at_rest).code == 0
+        assert here("events", "--type", "RUNTIME_STATE_LOADED", "--json", home=at_rest).objects
+        engine.terminate()
+        engine.communicate(timeout=60)
+        assert engine.returncode == 0
 
 
 def test_it_opens_fast(at_rest: Path) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -208,17 +208,20 @@ def verdict(what: str, holds: bool) -> None:
 
 
 def table(title: str = "", *columns: str, right: Collection[str] = (), fold: Collection[str] = ()) -> Table:
-    """A table with these columns, the `right` ones justified so; where room is scarce those of `fold` are folded, the
-    others are never cut: half a price is none."""
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    """A table with these columns, the `right` ones justified so. Where room is scarce those of `fold` are folded, so
+    that the others need not be cut: half a price is none."""
+    made = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for name in columns:
         folded = name in fold
-        made.add_column(
-            name,
-            justify="right" if name in right else "left",
-            no_wrap=not folded,
-            overflow="fold" if folded else "ignore",
-        )
+        justify: Literal["left", "right"] = "right" if name in right else "left"
+        made.add_column(name, justify=justify, no_wrap=not folded, overflow="fold" if folded else "ellipsis")
     return made
 
 
@@ -249,4 +252,5 @@ def bar(what: str, *, unit: str = "events", hidden: bool = False) -> Iterator[Ca
     try:
         yield tell
     finally:
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()

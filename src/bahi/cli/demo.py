@@ -144,7 +144,11 @@ def _show(summary: Summary, recording: TickFile | None) -> None:
     if recording is not None:
         for line, reason in recording.bad[:5]:
             out.print(f"  line {line}: {reason}", markup=False)
-    out.print(f"Look at it: bahi events --home {summary.home}, bahi replay --home {summary.home}", markup=False)
+    out.print(
+        f"Look at it: bahi events --home {summary.home}, bahi replay --home {summary.home}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _verdict(what: str, holds: bool) -> None:

@@ -223,8 +223,8 @@ def _show_all(reader: "Reader", rows: "list[tuple[State, Then]]") -> None:
         return
     told = table(
         f"{len(rows)} strategies {_title(reader, moments[0])}",
-        *("id", "user", "symbol", "status", "position", "stop", "open", "realised", "exit", "version"),
-        right=("id", "user", "stop", "open", "realised", "version"),
+        *("id", "user", "symbol", "status", "position", "stop", "open", "realised", "exit", "ver"),
+        right=("id", "user", "stop", "open", "realised", "ver"),
         fold=("symbol", "status", "position"),
     )
     for state, _ in rows:
@@ -305,11 +305,10 @@ async def _earlier(reader: "Reader", strategy: int | None, at: str, quiet: bool)
 
 
 def _changes(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    """What changed in a field; of a nested one only what did."""
-    if not isinstance(old or {}, dict) or not isinstance(new or {}, dict) or not (old or new):
+    """What changed in a field; of a nested one only what did. An order that became a past one is told in short."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
         yield name, old, new
         return
-    old, new = old or {}, new or {}
     for key in {**old, **new}:
         if (one := old.get(key)) != (other := new.get(key)) and (one or other):
             yield from _changes(f"{name}.{key}", one, other)
@@ -318,6 +317,11 @@ def _changes(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
 def _short(value: Any) -> str:
     if value is None or value in ("", {}):
         return "–"
+    if isinstance(value, dict):
+        if "tag" in value:
+            filled = f"{value['filled']} of {value['quantity']}"
+            return f"{value['tag']}: {value['kind']}, {filled}, {value['final'] or value['phase']}"
+        return ", ".join(f"{name} {_short(each)}" for name, each in value.items() if each) or "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Decimal):

@@ -32,6 +32,6 @@ async def _run(settings: Settings, roles: list[str]) -> None:
 
         def started() -> None:
             names = ", ".join(roles or ROLES)
-            err.print(f"bahi runs {names}; data in {settings.home}; stop it with Ctrl-C")
+            err.print(f"bahi runs {names}; data in {settings.home}; stop it with Ctrl-C", markup=False, soft_wrap=True)
 
         await run_roles(house, roles, started)
