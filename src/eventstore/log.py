@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 
 from domain.clock import Clock
 from eventstore.batch import Ack, AppendResult, Permit, RuntimeWrite
-from eventstore.clients import sibling
+from eventstore.clients import command, sibling
 from eventstore.envelope import Dedupe, Ids, NewEvent, Raw, Recorded
 from eventstore.errors import LogError, LogHole, LogLost, LogUnavailable
 from eventstore.following import follow
@@ -168,6 +168,11 @@ class EventLog:
         """The hashes of a strategy, its user's halt latch and its symbol's price: as of one moment, in one round trip.
         Raises LogUnavailable."""
         return await load(self.redis, self.keys, strategy_id, user_id, symbol)
+
+    async def halt(self, user_id: int) -> bytes | None:
+        """The user's halt latch, None when it is off. Raises LogUnavailable."""
+        latch: bytes | None = await command(self.redis, "GET", self.keys.halt(user_id))
+        return latch
 
     async def load_many(self, strategy_ids: Sequence[int]) -> list[Loaded]:
         """The hashes of many strategies, in their order. Raises LogUnavailable."""

@@ -14,7 +14,6 @@ from domain.events import CancelRequested, Event, Intent, ModifyRequested
 from domain.facts import Facts
 from domain.strategy import State
 from domain.values import Denial, Kind
-from eventstore.clients import command
 from handlers import outcomes
 from handlers.decider import Turn, Wake, decided, persist, take_turn
 from handlers.desk import Desk, decode_halt
@@ -75,7 +74,7 @@ async def _send(desk: Desk, user_id: int, intent: Intent) -> Events:
 async def _halted(desk: Desk, user_id: int) -> str | None:
     """Why an entry may not go out. A latch that cannot be read fails closed."""
     try:
-        halt = decode_halt(await command(desk.log.redis, "GET", desk.log.keys.halt(user_id)))
+        halt = decode_halt(await desk.log.halt(user_id))
     except Exception as error:
         return f"the latch cannot be read: {error}"
     return None if halt is None else halt.reason

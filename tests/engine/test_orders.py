@@ -288,7 +288,7 @@ async def test_an_entry_whose_latch_cannot_be_read_is_held_back_and_an_exit_goes
 
     async def cut_the_line(intent: Intent) -> None:
         last = wire.calls
-        wire.fault = lambda number, name: "call lost" if name == "load" and number == last + 1 else ""
+        wire.fault = lambda number, name: "call lost" if name == "halt" and number == last + 1 else ""
 
     wire.after_intent = cut_the_line
     await world.buy(strategy)

@@ -68,16 +68,20 @@ INFY = "NSE:INFY"
 USER = 7
 
 
+class Died(BaseException):
+    """The process is no more."""
+
+
 class Wire:
     """Between a process and its log: loses what it is told to lose. `calls` counts what went over it."""
 
     def __init__(self, log: EventLog) -> None:
         self.calls = 0
         self.fault: Callable[[int, str], str] | None = None
-        """(number of the call from 1, name) → "" | "call lost" | "reply lost"."""
+        """(number of the call from 1, name) → "" | "call lost" | "reply lost" | "die"."""
         self.after_intent: Callable[[Intent], Awaitable[None]] | None = None
         """What happens between an intent's append and its send."""
-        for name in ("append", "load"):
+        for name in ("append", "load", "halt"):
             setattr(log, name, self._wrapped(name, getattr(log, name)))
 
     def _wrapped(self, name: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -86,6 +90,8 @@ class Wire:
             fault = self.fault(self.calls, name) if self.fault else ""
             if fault == "call lost":
                 raise LogUnavailable("the call was lost")
+            if fault == "die":
+                raise Died
             result = await call(*args, **kwargs)
             if fault == "reply lost":
                 raise LogUnavailable("the reply was lost")
