@@ -106,7 +106,7 @@ def test_a_message_that_nobody_finishes(own: Installation) -> None:
     last = len(own.events())
     own.redis.xgroup_setid("events:high", "workers", "0")
     own.redis.xreadgroup("workers", "dead", {"events:high": ">"}, count=1)
-    ((held, _),) = own.redis.xrange("events:high", count=1) or ()
+    held = (own.redis.xrange("events:high", count=1) or [])[0][0]
     own.redis.execute_command("XCLAIM", "events:high", "workers", "dead", 0, held, "IDLE", 60_000)  # type: ignore[no-untyped-call]
     found = checks(own.here("doctor", "--json"))
     assert found["lanes"]["state"] == "failed"

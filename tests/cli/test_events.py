@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -142,9 +143,10 @@ def test_following_a_strategy_shows_only_its_events(own: Installation) -> None:
         following.terminate()
 
 
-def test_it_starts_the_servers_and_stops_them_again(at_rest) -> None:  # type: ignore[no-untyped-def]
+def test_it_starts_the_servers_and_stops_them_again(at_rest: Path) -> None:
     done = here("events", "--json", home=at_rest)
     assert done.code == 0
     assert done.objects
-    assert not (at_rest / "redis" / "redis.pid").exists() or not (at_rest / "run" / "redis.sock").exists()
+    assert not (at_rest / "servers.json").exists()
+    assert not (at_rest / "postgres" / "postmaster.pid").exists()
     assert here("events", "--json", home=at_rest).out == done.out

@@ -38,12 +38,12 @@ def test_an_operator_is_made_and_it_is_in_the_log(own: Installation) -> None:
         ("a@example.com", "trader", "x" * 5000, "characters"),
     ],
 )
-def test_what_is_refused_makes_nobody(own: Installation, email: str, role: str, password: str, said: str) -> None:
-    before = own.sql("SELECT count(*) FROM users")
-    done = own.here("user", "create", "--email", email, "--role", role, "--password-stdin", stdin=f"{password}\n")
+def test_what_is_refused_makes_nobody(day: Installation, email: str, role: str, password: str, said: str) -> None:
+    before = day.sql("SELECT count(*) FROM users")
+    done = day.here("user", "create", "--email", email, "--role", role, "--password-stdin", stdin=f"{password}\n")
     assert done.code == 2
     assert said in done.err
-    assert own.sql("SELECT count(*) FROM users") == before
+    assert day.sql("SELECT count(*) FROM users") == before
     assert not password or password not in done.err
 
 
