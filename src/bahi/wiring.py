@@ -34,6 +34,7 @@ from domain.calendar import AlwaysOpenCalendar, Calendar, load_nse
 from domain.clock import Clock
 from domain.facts import Policy
 from domain.values import SECOND, Duration, Instant, Tick
+from eventstore.archive import PostgresArchive
 from eventstore.clients import command, log_client
 from eventstore.errors import LogUnavailable
 from eventstore.keys import price
@@ -123,6 +124,7 @@ async def open_house(
                 partition=partition,
                 partitions=settings.partitions,
                 allow_weak=settings.allow_weak_durability,
+                archive=PostgresArchive(engine, partition),
             )
             stack.push_async_callback(opened.aclose)
             logs.append(instrument_log(opened, metrics))

@@ -5,7 +5,7 @@ tasks of their own, so a slow broker holds up no lane.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import structlog
 from msgspec import structs
@@ -38,6 +38,14 @@ CLAIMED = 64
 log = structlog.get_logger(__name__)
 
 
+Handle = Callable[[Delivery], Awaitable[None]]
+Around = Callable[[Handle], Handle]
+
+
+def _as_it_is(handle: Handle) -> Handle:
+    return handle
+
+
 def wakes(recorded: Recorded) -> bool:
     """Whether a worker looks at a strategy because of this event."""
     return recorded.event.wakes
@@ -50,12 +58,13 @@ class Worker:
     all that can be done now, one thing after the other in a fixed order, for simulations.
     """
 
-    def __init__(self, desk: Desk, *, consumer: str, concurrency: int = 8) -> None:
+    def __init__(self, desk: Desk, *, consumer: str, concurrency: int = 8, around: Around = _as_it_is) -> None:
+        """`around` wraps the handling of a message, to measure it."""
         self._desk = desk
         self._lanes = Lanes(
             desk.log,
             consumer=consumer,
-            handle=self._handle,
+            handle=around(self._handle),
             wakes=wakes,
             concurrency=concurrency,
             on_poison=self._poisoned,

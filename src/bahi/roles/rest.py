@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 import uvicorn
@@ -13,6 +14,7 @@ from api.security.keys import SecretKeys
 from bahi.rest import rest_dependencies
 from bahi.roles.base import Partition
 from bahi.roles.heartbeat import check_alive
+from bahi.telemetry.metrics import instrument_check
 from bahi.wiring import House
 
 log = structlog.get_logger(__name__)
@@ -41,19 +43,20 @@ class RestRole:
         async def worker_runs() -> None:
             await check_alive(house.redis, "worker")
 
+        checks = {
+            "log": log_is_there,
+            "database": database_is_there,
+            "scheduler": scheduler_runs,
+            "feed": feed_runs,
+            "worker": worker_runs,
+        }
         deps = rest_dependencies(
             engine=house.engine,
             desks=house.desks,
             redis=house.redis,
             keys=SecretKeys(key.get_secret_value() for key in house.settings.key_ring()),
             registry=house.metrics.registry,
-            checks={
-                "log": log_is_there,
-                "database": database_is_there,
-                "scheduler": scheduler_runs,
-                "feed": feed_runs,
-                "worker": worker_runs,
-            },
+            checks={part: instrument_check(part, check, house.metrics) for part, check in checks.items()},
         )
         self._socket = _listen(house.settings.http_host, house.settings.http_port)
         config = uvicorn.Config(
@@ -77,13 +80,9 @@ class RestRole:
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: the process drains all roles in order."""
 
-    def install_signal_handlers(self) -> None:
-        return None
-
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        from contextlib import nullcontext
-
-        return nullcontext()
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,8 +1,9 @@
-"""The role `updates`: reads the order books, and reconciles."""
+"""The role `updates`: reads the order books, reconciles, and tells people of alerts."""
 
 import asyncio
 from collections.abc import Sequence
 
+from bahi.notifier import Notifier
 from bahi.roles.base import Partition
 from bahi.wiring import House
 from brokers.port import Broker, Brokers
@@ -14,6 +15,9 @@ from sources.updates import OpenOrders, Updates
 class UpdatesRole:
     def __init__(self, house: House, partitions: Sequence[Partition]) -> None:
         self._services = []
+        webhook = house.settings.alert_webhook
+        url = webhook.get_secret_value() if webhook is not None else None
+        self._notifiers = [(Notifier(house.logs[each.number], url), each.follow()) for each in partitions]
         for each in partitions:
             orders = OpenOrders()
             orders.start(each.states)
@@ -24,8 +28,12 @@ class UpdatesRole:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for updates, events in self._services:
-                group.create_task(updates.run(events))
+            telling = [group.create_task(notifier.run(events)) for notifier, events in self._notifiers]
+            async with asyncio.TaskGroup() as reading:
+                for updates, events in self._services:
+                    reading.create_task(updates.run(events))
+            for task in telling:
+                task.cancel()
 
     async def stop(self) -> None:
         for updates, _ in self._services:
