@@ -1,7 +1,7 @@
 """The notifier: posts alerts (L4) to a webhook, so that a person hears of them.
 
-Once per alert, whichever process sees it first. An address that does not answer is tried again for a while and then given
-up, with a line in the log: alerts are in the log of events anyway, and nothing waits for them.
+Once per alert, whichever process sees it first. An address that does not answer is tried again for a while and then
+given up, with a line in the log: alerts are in the log of events anyway, and nothing waits for them.
 """
 
 from collections.abc import AsyncIterator
