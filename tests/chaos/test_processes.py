@@ -1,7 +1,9 @@
 """Roles as processes of their own, killed at any moment: nothing is lost, nothing is done twice, everybody finishes."""
 
 import json
+import os
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,6 +32,8 @@ SETTINGS = {
 ROLES = ("api", "worker", "worker", "scheduler", "scheduler", "market", "updates", "archive")
 """The first one owns the servers."""
 TRADERS = 5
+SEED = int(os.environ.get("BAHI_TEST_SEED", "20261120"))
+"""Of the moments of death."""
 
 
 @pytest.fixture(scope="module")
@@ -98,21 +102,39 @@ def test_fifty_strategies_due_at_one_second_trade_once_each(house: House, trader
 
 
 def test_workers_and_everybody_else_may_be_killed(house: House, traders: list[Trader]) -> None:
-    choose = random.Random(20261120)
-    armed = arm(traders, 12, choose, first=6, spread=12)
+    choose = random.Random(SEED)
     others = iter(["scheduler", "market", "updates", "archive"])
-    for number in range(10):
-        victims = [until(lambda: [each for each in house.living("worker") if each.started], 20, "there is a worker")]
-        if number % 3 == 0:
-            victims.append(house.living(next(others)))
-        time.sleep(choose.uniform(0, 0.5))  # the moment of death, by the seed
-        for living in victims:
-            dead = choose.choice(living)
-            dead.kill()
-            house.start(*dead.roles)
-    all_done(armed, 40)
+    enough = threading.Event()
+
+    def trade(trader: Trader) -> list[int]:
+        """One strategy after the other as long as the killing goes on."""
+        mine = []
+        while not enough.wait(0.4):
+            mine.append(trader.create(6, 8))
+            assert trader.http.post("/strategy/start", json={"strategy_id": mine[-1]}).status_code in (200, 202)
+        return mine
+
+    with ThreadPoolExecutor(TRADERS) as pool:
+        trading = {trader: pool.submit(trade, trader) for trader in traders}
+        try:
+            until(lambda: house.books()[0], 20, "an order is placed")
+            for number in range(10):
+                living = until(lambda: [each for each in house.living("worker") if each.started], 20, "a worker works")
+                time.sleep(choose.uniform(0, 0.5))  # the moment of death, by the seed
+                victims = [choose.choice(living)]
+                if number % 3 == 0:
+                    victims.append(choose.choice(house.living(next(others))))
+                for dead in victims:
+                    dead.kill()
+                    house.start(*dead.roles)
+        finally:
+            enough.set()
+    armed = {strategy: trader for trader, mine in trading.items() for strategy in mine.result()}
     for process in house.living():
         process.ready()
+    for strategy, trader in armed.items():
+        trader.stop_if_for_another_day(strategy)
+    all_done(armed, 40)
     audit = house.audit()
     check_story(audit)
     assert any(isinstance(record.event, OrderOutcomeUnknown) for record in audit.records), "nobody died while sending"

@@ -337,6 +337,13 @@ class Trader:
         assert started["session_date"] == dt.datetime.now(IST).date().isoformat(), "the test was too slow"
         return strategy_id
 
+    def stop_if_for_another_day(self, strategy_id: int) -> None:
+        """When nobody could start it in time, it is armed for the next session."""
+        session = until(lambda: self.status(strategy_id)["session_date"], 20, f"strategy {strategy_id} is started")
+        if session != dt.datetime.now(IST).date().isoformat():
+            stopped = self.http.post("/strategy/stop", json={"strategy_id": strategy_id})
+            assert stopped.status_code in (200, 202), stopped.text
+
     def status(self, strategy_id: int) -> Any:
         return self.get(f"/strategy/status/{strategy_id}")
 
