@@ -49,7 +49,7 @@ class Notifier:
             return
         critical = alert.severity is Severity.CRITICAL
         say = log.critical if critical else log.warning
-        say("alert", code=alert.code, strategy_id=recorded.strategy_id, user_id=recorded.user_id, **alert.facts)
+        say("alert", code=alert.code, strategy_id=recorded.strategy_id, user_id=recorded.user_id, facts=alert.facts)
         if self._url is not None:
             try:
                 await self._post(recorded, alert)
