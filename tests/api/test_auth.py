@@ -58,9 +58,8 @@ async def test_without_the_log_there_is_no_user(world: World) -> None:
     assert (await world.client.post("/auth/register", json=body)).status_code == 201
 
 
-@pytest.mark.parametrize(
-    ("body", "broken"),
-    [
+async def test_registration_names_each_field_and_its_rule(world: World) -> None:
+    cases: list[tuple[dict[str, Any], dict[str, str]]] = [
         ({}, {"email": "required", "password": "required"}),
         ({"email": "no address", "password": PASSWORD}, {"email": "pattern"}),
         ({"email": "a@b.example\n", "password": PASSWORD}, {"email": "characters"}),
@@ -73,13 +72,10 @@ async def test_without_the_log_there_is_no_user(world: World) -> None:
         ({"email": "a@b.example", "password": "aaaaaaaaaaaa"}, {"password": "weak"}),
         ({"email": "harshad@b.example", "password": "Harshad123"}, {"password": "weak"}),
         ({"email": "a@b.example", "password": PASSWORD, "role": "operator"}, {"role": "unknown"}),
-    ],
-)
-async def test_registration_names_each_field_and_its_rule(
-    world: World, body: dict[str, Any], broken: dict[str, str]
-) -> None:
-    assert rules(await world.client.post("/auth/register", json=body)) == broken
-    assert await world.history() == []
+    ]
+    for body, broken in cases:
+        assert rules(await world.client.post("/auth/register", json=body)) == broken, body
+        assert await world.history() == []
 
 
 async def test_a_wrong_password_and_an_unknown_user_look_the_same(world: World, alice: Trader) -> None:
@@ -168,6 +164,9 @@ async def test_an_expired_or_invented_refresh_token_is_refused(world: World, ali
         await connection.execute(update(sessions).values(expires_at=sessions.c.created_at))
     problem(await _refresh(world, alice.tokens["refresh_token"]), 401, "INVALID_TOKEN")
     problem(await alice.get("/halt"), 401, "LOGGED_OUT")
+    await world.client.post("/auth/login", json={"email": alice.email, "password": PASSWORD})
+    async with world.engine.connect() as connection:
+        assert len((await connection.execute(select(sessions))).all()) == 1, "a login clears away what has expired"
 
 
 async def test_logging_out_ends_the_access_token_at_once(world: World, alice: Trader) -> None:
@@ -259,9 +258,9 @@ async def _with(world: World, token: str) -> Any:
     return await world.client.get("/halt", headers={"Authorization": f"Bearer {token}"})
 
 
-@pytest.mark.parametrize("header", [{}, {"Authorization": "Basic eDp5"}, {"Authorization": "Bearer"}])
-async def test_without_a_token_nobody_is_let_in(world: World, header: dict[str, str]) -> None:
-    problem(await world.client.get("/halt", headers=header), 401, "UNAUTHENTICATED")
+async def test_without_a_token_nobody_is_let_in(world: World) -> None:
+    for header in [{}, {"Authorization": "Basic eDp5"}, {"Authorization": "Bearer"}]:
+        problem(await world.client.get("/halt", headers=header), 401, "UNAUTHENTICATED")
 
 
 async def test_a_changed_role_counts_at_once(world: World, alice: Trader) -> None:

@@ -1,6 +1,7 @@
 """Requests made up from the OpenAPI document, good ones and broken ones, against a real server in this process."""
 
 import asyncio
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import redis as blocking_redis
 import schemathesis
+import structlog
 import uvicorn
 from hypothesis import HealthCheck, settings
 from schemathesis import GenerationMode
@@ -82,8 +84,12 @@ def server(redis_url: str, postgres_server: HasUrl, database_template: str) -> I
     with blocking_redis.Redis.from_url(redis_url) as client:
         client.flushall()
     _execute(postgres_server.url, f"CREATE DATABASE {name} TEMPLATE {database_template}")
-    with served(redis_url, with_database(postgres_server.url, name)) as found:
-        yield found
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        with served(redis_url, with_database(postgres_server.url, name)) as found:
+            yield found
+    finally:
+        structlog.reset_defaults()
     _execute(postgres_server.url, f"DROP DATABASE {name} WITH (FORCE)")
 
 

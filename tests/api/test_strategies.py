@@ -52,9 +52,8 @@ async def test_a_symbol_without_exchange_is_one_of_nse(world: World, alice: Trad
     assert (await alice.get(f"/strategy/status/{strategy_id}")).json()["symbol"] == "NSE:INFY"
 
 
-@pytest.mark.parametrize(
-    ("changes", "broken"),
-    [
+async def test_a_config_that_breaks_rules_is_refused_with_all_of_them(world: World, alice: Trader) -> None:
+    cases: list[tuple[dict[str, Any], dict[str, str]]] = [
         ({"symbol": "NSE:INFI"}, {"symbol": "unknown"}),
         ({"stop_loss": 1480.57}, {"stop_loss": "tick_size"}),
         ({"stop_loss": 0}, {"stop_loss": "range"}),
@@ -75,13 +74,10 @@ async def test_a_symbol_without_exchange_is_one_of_nse(world: World, alice: Trad
             {"symbol": "NSE:NIX", "stop_loss": 0, "buy_time": "16:00"},
             {"symbol": "unknown", "stop_loss": "range", "buy_time": "before_sell_time"},
         ),
-    ],
-)
-async def test_a_config_that_breaks_rules_is_refused_with_all_of_them(
-    world: World, alice: Trader, changes: dict[str, Any], broken: dict[str, str]
-) -> None:
-    assert rules(await alice.post("/strategy/create", STRATEGY | changes)) == broken
-    assert await world.history(StrategyCreated) == []
+    ]
+    for changes, broken in cases:
+        assert rules(await alice.post("/strategy/create", STRATEGY | changes)) == broken, changes
+        assert await world.history(StrategyCreated) == []
 
 
 async def test_an_unknown_symbol_comes_with_those_that_were_perhaps_meant(alice: Trader) -> None:
@@ -138,14 +134,14 @@ async def test_status_is_sent_again_only_when_it_has_changed(world: World, alice
     assert changed.headers["etag"] != tag
 
 
-@pytest.mark.parametrize("path", ["/strategy/status/1", "/strategy/1/events", "/strategy/1/orders"])
-async def test_a_strategy_that_there_never_was_is_not_found(alice: Trader, path: str) -> None:
-    problem(await alice.get(path), 404, "NOT_FOUND")
+async def test_a_strategy_that_there_never_was_is_not_found(alice: Trader) -> None:
+    for path in ["/strategy/status/1", "/strategy/1/events", "/strategy/1/orders"]:
+        problem(await alice.get(path), 404, "NOT_FOUND")
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "+1", "1.0", "x", "1e3", "９", " 1", "9" * 30, "1;2", "%00"])
-async def test_an_id_is_a_number_of_digits(alice: Trader, given: str) -> None:
-    assert rules(await alice.get(f"/strategy/status/{given}")).keys() == {"strategy_id"}
+async def test_an_id_is_a_number_of_digits(alice: Trader) -> None:
+    for given in ["0", "-1", "+1", "1.0", "x", "1e3", "９", " 1", "9" * 30, "1;2", "%00"]:
+        assert rules(await alice.get(f"/strategy/status/{given}")).keys() == {"strategy_id"}
 
 
 # --- update ----------------------------------------------------------------------------------------------------------

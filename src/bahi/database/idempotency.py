@@ -5,7 +5,7 @@ import datetime as dt
 import msgspec
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from api.ports import Answered, BusyKey, OtherRequest, Taken
 from bahi.database.tables import idempotency_keys as keys
@@ -32,6 +32,7 @@ class SqlIdempotency:
             expired = keys.c.expires_at <= now
             new = added.on_conflict_do_update(index_elements=["user_id", "key"], set_=renewed, where=expired)
             if (await connection.execute(new.returning(keys.c.key))).first() is not None:
+                await _forget_some(connection, user_id)
                 return Taken()
             row = (await connection.execute(select(keys).where(_is(user_id, key)).with_for_update())).one()
             if row.digest != digest:
@@ -55,14 +56,16 @@ class SqlIdempotency:
     async def give_up(self, user_id: int, key: str) -> None:
         await self._set(user_id, key, locked_until=None)
 
-    async def forget_expired(self) -> int:
-        async with self._engine.begin() as connection:
-            gone = await connection.execute(delete(keys).where(keys.c.expires_at < func.now()))
-        return gone.rowcount
-
     async def _set(self, user_id: int, key: str, **values: object) -> None:
         async with self._engine.begin() as connection:
             await connection.execute(update(keys).where(_is(user_id, key)).values(**values))
+
+
+async def _forget_some(connection: AsyncConnection, user_id: int) -> None:
+    """A user's expired keys go when a new one comes, so that there are never more than a day's."""
+    expired = (keys.c.user_id == user_id) & (keys.c.expires_at <= func.clock_timestamp())
+    some = select(keys.c.key).where(expired).limit(100).with_for_update(skip_locked=True)
+    await connection.execute(delete(keys).where(keys.c.user_id == user_id, keys.c.key.in_(some)))
 
 
 def _is(user_id: int, key: str) -> ColumnElement[bool]:

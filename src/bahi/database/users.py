@@ -52,7 +52,11 @@ class SqlSessions:
         self._engine = engine
 
     async def open(self, user_id: int, family: str, token: bytes, lifetime: int) -> None:
+        # Rotated tokens are kept until they expire, so that their reuse is noticed; then a new login clears them away.
+        expired = (sessions.c.user_id == user_id) & (sessions.c.expires_at <= func.now())
+        some = select(sessions.c.token_hash).where(expired).limit(1000).with_for_update(skip_locked=True)
         async with self._engine.begin() as connection:
+            await connection.execute(delete(sessions).where(sessions.c.token_hash.in_(some)))
             await _open(connection, user_id, family, token, lifetime)
 
     async def rotate(self, token: bytes, successor: bytes, lifetime: int) -> Rotated | Reused | LoggedOut:
@@ -93,12 +97,6 @@ class SqlSessions:
         async with self._engine.connect() as connection:
             role = await connection.scalar(alive)
         return None if role is None else LoggedIn(user_id, role, family)
-
-    async def forget_expired(self) -> int:
-        """Delete what can no longer be used; a rotated token is kept until then, so that its reuse is noticed."""
-        async with self._engine.begin() as connection:
-            gone = await connection.execute(delete(sessions).where(sessions.c.expires_at < func.now()))
-        return gone.rowcount
 
 
 async def _open(connection: AsyncConnection, user_id: int, family: str, token: bytes, lifetime: int) -> None:
