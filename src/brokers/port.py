@@ -11,7 +11,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from domain.values import Instant, OrderRequest, Price, Product, Quantity, Side, Tag
+from domain.values import Instant, OrderRequest, Price, Product, Quantity, Side
 
 
 class BrokerError(Exception):
@@ -35,7 +35,7 @@ class Accepted(Struct, frozen=True):
 class NotPlaced(Struct, frozen=True):
     """The order certainly does not exist.
 
-    `curable`: asking again may help. `counted`: the attempt counts (a 429 does not). `session`: no valid broker session.
+    `curable`: asking again may help. `counted`: the attempt counts (a 429 does not). `session`: no valid session.
     """
 
     reason: str
@@ -140,7 +140,7 @@ class Broker(Protocol):
     async def positions(self) -> list[BrokerPosition]: ...
 
     def updates(self) -> AsyncIterator[str]:
-        """Hints: the id of an order that may have changed. Lossy, repeated and unordered by nature; the book decides."""
+        """Hints: ids of orders that may have changed. Lossy, repeated and unordered by nature; the book decides."""
         ...
 
 
@@ -178,7 +178,7 @@ class Instruments(Protocol):
 
 
 __all__ = [
-    "Accepted", "BookOrder", "BookStatus", "Broker", "BrokerError", "BrokerPosition", "BrokerUnavailable", "Brokers",
-    "Changing", "Done", "Instrument", "Instruments", "NotPlaced", "Placing", "Refused", "SessionExpired", "Tag", "Trade",
+    *("Accepted", "BookOrder", "BookStatus", "Broker", "BrokerError", "BrokerPosition", "BrokerUnavailable", "Brokers"),
+    *("Changing", "Done", "Instrument", "Instruments", "NotPlaced", "Placing", "Refused", "SessionExpired", "Trade"),
     "Unanswered",
-]  # fmt: skip
+]

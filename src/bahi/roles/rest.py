@@ -60,7 +60,12 @@ class RestRole:
         )
         self._socket = _listen(house.settings.http_host, house.settings.http_port)
         config = uvicorn.Config(
-            create_app(deps), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
+            create_app(deps),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=5,
         )
         self._server = _Server(config)
         self.address = "http://{}:{}".format(*self._socket.getsockname()[:2])
