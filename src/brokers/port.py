@@ -178,7 +178,22 @@ class Instruments(Protocol):
 
 
 __all__ = [
-    *("Accepted", "BookOrder", "BookStatus", "Broker", "BrokerError", "BrokerPosition", "BrokerUnavailable", "Brokers"),
-    *("Changing", "Done", "Instrument", "Instruments", "NotPlaced", "Placing", "Refused", "SessionExpired", "Trade"),
+    "Accepted",
+    "BookOrder",
+    "BookStatus",
+    "Broker",
+    "BrokerError",
+    "BrokerPosition",
+    "BrokerUnavailable",
+    "Brokers",
+    "Changing",
+    "Done",
+    "Instrument",
+    "Instruments",
+    "NotPlaced",
+    "Placing",
+    "Refused",
+    "SessionExpired",
+    "Trade",
     "Unanswered",
 ]
