@@ -20,6 +20,7 @@ from domain.events import (
     OrderRetryRequired,
     SafetyAbort,
     StrategyStarted,
+    StrategyStopped,
 )
 from domain.facts import Facts
 from domain.strategy import State, apply, initial
@@ -170,6 +171,10 @@ class Checker:
                 case SafetyAbort(run=run):
                     if run > record.version:
                         self._complain("6", f"{where}: abort of run {run}, which is to come")
+                case StrategyStopped():
+                    # what is placed after the end is asked for by somebody: that is the answer
+                    for key in [key for key in last_of_kind if key[0] == strategy_id]:
+                        del last_of_kind[key]
                 case StrategyStarted() if open_tags[strategy_id] - self.surfaced:
                     self._complain("1", f"{where}: started with {open_tags[strategy_id]} unresolved")
             apply(state, event)

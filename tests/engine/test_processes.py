@@ -17,6 +17,7 @@ import eventstore.keys
 from domain.events import LockConflict
 from domain.strategy import State
 from domain.values import Status
+from eventstore.errors import LogLost
 from eventstore.log import EventLog
 from tests.engine.live import Live
 
@@ -193,3 +194,18 @@ async def _reached(live: Live, position: int) -> None:
         if time.monotonic() - since > 0.3:
             return
         await asyncio.sleep(0)
+
+
+async def test_a_lost_log_ends_the_worker_and_places_nothing_more(live: Live) -> None:
+    async with live:
+        async with live.worker("w1") as (_, task):
+            states = await live.many(10)
+            await live.at_rest()
+            epoch = await live.redis.get(live.log.keys.epoch)
+            await live.redis.set(live.log.keys.epoch, "another")
+            await live.redis.zadd(live.log.keys.timers, {str(state.id): 0 for state in states})
+            async with asyncio.timeout(10):
+                with pytest.raises(LogLost):
+                    await task
+            await live.redis.set(live.log.keys.epoch, epoch or b"")
+        assert await live.rows() == []

@@ -35,7 +35,7 @@ SEEDS, BATCHES, ACTIONS = 16, 4, 60
 SOMETIMES = (
     "CANCEL_REJECTED", "ORDER_CANCELLED", "ORDER_OUTCOME_UNKNOWN ambiguous", "ORDER_FINALIZED not_placed",
     "ORDER_FINALIZED rejected", "ORDER_RETRY_REQUIRED", "MODIFY_REQUESTED", "STRATEGY_EXITED STOPLOSS",
-    "STRATEGY_EXITED SELL", "ALERT_TRIGGERED UNPROTECTED_POSITION",
+    "ALERT_TRIGGERED UNPROTECTED_POSITION",
 )  # fmt: skip
 """What every batch must have reached; most lives also see aborts, dead senders and halts in flight."""
 USERS = (7, 8)

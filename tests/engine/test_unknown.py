@@ -376,3 +376,40 @@ async def test_nothing_is_sent_late_after_a_denial(world: World) -> None:
     await world.finish()
     assert [event.reason for event in await world.of_type(OrderDenied)] == [Denial.TOO_LATE]
     assert (await world.state(strategy)).exit_reason is Exit.SELL
+
+
+async def test_readings_that_are_older_than_what_is_known_change_nothing(open_world: OpenWorld) -> None:
+    bits = Script(fills=(Portion(1), Portion(3, after=SECOND)), rest=SECOND)
+    world = await open_world(plan=ScriptedPlan([], otherwise=bits))
+    strategy = await at_the_entry(world)
+    readings = []
+    broker = await world.brokers.of(USER)
+    assert broker is not None
+    for _ in range(4):
+        await world.pass_time(SECOND)
+        readings.append(await broker.orders())
+    known = await world.history(strategy)
+    of = world.brokers.of
+
+    class Replica:
+        """A server of the broker's that lags behind."""
+
+        def __init__(self, rows: object) -> None:
+            self.rows = rows
+
+        async def orders(self) -> object:
+            return self.rows
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(broker, name)
+
+    for number in (2, 0, 1, 3, 0):
+
+        async def lagging(user_id: int, rows: object = readings[number]) -> object:
+            return Replica(rows)
+
+        world.brokers.of = lagging  # type: ignore[method-assign, assignment]
+        assert await Poller(world.desk, USER).poll(frozenset({strategy})) == 0
+    world.brokers.of = of  # type: ignore[method-assign]
+    assert await world.history(strategy) == known
+    assert (await world.state(strategy)).open_quantity == 10
