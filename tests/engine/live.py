@@ -122,7 +122,7 @@ class Live(World):
             yield worker, task
         finally:
             await worker.stop()
-            await asyncio.gather(task, return_exceptions=task.cancelled())
+            await asyncio.gather(task, return_exceptions=task.done())
             await log.aclose()
 
     async def many(self, number: int) -> list[State]:
