@@ -112,6 +112,7 @@ async def open_house(
             plan=plan or (parse_plan(settings.paper_plan) if settings.paper_plan else None),
         )
         connected = ConnectedUsers(engine, "paper", clock)
+        stack.push_async_callback(connected.aclose)
         tick_to_order = tick_to_order or TickToOrder(metrics.tick_to_order.observe)
         brokers = InstrumentedBrokers(PaperBrokers(exchange, connected), metrics, clock, tick_to_order)
         logs = []
@@ -214,12 +215,12 @@ def _last_price(redis: "Redis") -> LastPrice:
 
 class ConnectedUsers:
     """Which users have a session at a broker, about a second old. While the database does not answer, the last answer
-    stands and trading goes on. Raises LogUnavailable, to be asked again, as long as there was none at all: nobody is
-    taken for disconnected whose account could not be read."""
+    stands, at once, and trading goes on. Raises LogUnavailable, to be asked again, as long as there was none at all:
+    nobody is taken for disconnected whose account could not be read."""
 
     FRESH: Duration = SECOND
     PATIENCE = 1.0
-    """Seconds that one caller waits for the database; the others have the last answer meanwhile."""
+    """Seconds after which the database counts as not answering."""
 
     def __init__(self, engine: AsyncEngine, broker: str, clock: Clock) -> None:
         self._engine = engine
@@ -228,21 +229,36 @@ class ConnectedUsers:
             broker_accounts.c.broker == broker, broker_accounts.c.status == "connected"
         )
         self._users: frozenset[int] | None = None
-        self._asked_at: Instant = 0
+        self._reading: asyncio.Task[None] | None = None
+        self._begun_at: Instant = 0
+        self._answers = True
 
     async def __call__(self) -> Collection[int]:
         now = self._clock.now()
-        if self._users is None or abs(now - self._asked_at) >= self.FRESH:
-            self._asked_at = now
-            try:
-                async with asyncio.timeout(self.PATIENCE), self._engine.connect() as connection:
-                    rows = await connection.execute(self._query)
-                self._users = frozenset(row.user_id for row in rows)
-            except (SQLAlchemyError, TimeoutError) as error:
-                log.warning("accounts_not_read", why=str(error.__cause__ or error)[:200])
-                if self._users is None:
-                    raise LogUnavailable("the broker accounts cannot be read from the database") from error
+        if self._reading is None or (self._reading.done() and abs(now - self._begun_at) >= self.FRESH):
+            self._begun_at = now
+            self._reading = asyncio.create_task(self._read(), name="accounts")
+        if self._answers and not self._reading.done():
+            await asyncio.wait({self._reading}, timeout=self.PATIENCE)
+            self._answers = self._answers and self._reading.done()
+        if self._users is None:
+            raise LogUnavailable("the broker accounts cannot be read from the database")
         return self._users
+
+    async def aclose(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def _read(self) -> None:
+        try:
+            async with self._engine.connect() as connection:
+                rows = await connection.execute(self._query)
+            self._users = frozenset(row.user_id for row in rows)
+            self._answers = True
+        except SQLAlchemyError as error:
+            log.warning("accounts_not_read", why=str(error.__cause__ or error)[:200])
+            self._answers = False
 
 
 class InstrumentedBrokers:

@@ -18,7 +18,7 @@ from msgspec import msgpack
 from domain.events import EventParked, Intent, OrderFinalized, OrderOutcomeUnknown
 from domain.values import Priority
 from eventstore.keys import GROUP, Keys
-from tests.e2e.house import House, Process, Trader, clock_in, until
+from tests.e2e.house import PASSWORD, House, Process, Trader, clock_in, until
 
 SETTINGS = {
     # a sender that died is known to be dead after 1 + 1 + 0.2 s, and its order to be absent 1 s later
@@ -186,8 +186,11 @@ def test_postgresql_may_fall_silent(house: House, traders: list[Trader]) -> None
     suspended(postgres)
     try:
         until(lambda: not_ready(house, "database"), 10, "readiness names the database")
-        refused_for_now(traders[0].http.post("/auth/login", json={"email": traders[0].email, "password": "wrong"}))
-        until(lambda: house.stopped(armed), 40, "trading goes on meanwhile")
+        with ThreadPoolExecutor(1) as pool:
+            login = {"email": traders[0].email, "password": PASSWORD}
+            asked = pool.submit(traders[0].http.post, "/auth/login", json=login)
+            until(lambda: house.stopped(armed), 40, "trading goes on meanwhile")
+            refused_for_now(asked.result())
     finally:
         suspended(postgres, go_on=True)
     house.await_ready(10)
