@@ -91,7 +91,7 @@ async def run_demo(
     clock = VirtualClock(market.session.open_at - 30 * MINUTE)
     latencies: list[float] = []
     stopwatch = TickToOrder(latencies.append)
-    async with open_house(settings, clock=clock, calendar=calendar, writer="demo", tick_to_order=stopwatch) as house:
+    async with open_house(settings, clock=clock, calendar=calendar, tick_to_order=stopwatch) as house:
         users = await _register(house)
         configs = draw_strategies(market, strategies, seed, calendar, house.policy.mis_cutoff)
         projector = Projector(house.logs[0], house.engine, clock)

@@ -87,6 +87,14 @@ for i, permit in ipairs(q.permits or used) do
   used[permit.key] = before + permit.amount
 end
 
+-- A version that is no number would end the script half-way: somebody has tampered with it.
+for _, event in ipairs(q.events) do
+  local version = event.strategy and call('HGET', KEYS[event.strategy], 'version')
+  if version and not tonumber(version) then
+    return redis.error_reply('CORRUPT the version of ' .. KEYS[event.strategy] .. ' is no number')
+  end
+end
+
 -- Step 5: the wake-up is still to be done. The last check is the first write.
 if q.ack and call('XACK', KEYS[q.ack.stream], q.group, q.ack.id) == 0 then return {'NotPending'} end
 

@@ -62,7 +62,7 @@ class AccountPositions:
             return
         self._checked_at = now
         states = await self._states()
-        if any(state.unresolved for state in states):
+        if states is None or any(state.unresolved for state in states):
             return
         try:
             there = {(each.symbol, each.product): each.quantity for each in await broker.positions()}
@@ -83,15 +83,14 @@ class AccountPositions:
                 await self._alert(holding, quantities, now)
         self._differed = differing
 
-    async def _states(self) -> list[State]:
+    async def _states(self) -> list[State] | None:
+        """All of the user's strategies; None while one cannot be read, which whoever decides on it will repair."""
         log = self._desk.log
-        states = []
-        for loaded in await log.load_many(await user_strategies(log, self._user_id)):
-            try:
-                states.append(decode_state(loaded.strategy_id, loaded.strategy, loaded.runtime))
-            except CorruptState:
-                continue  # reported and repaired by whoever decides on it
-        return states
+        try:
+            loaded = await log.load_many(await user_strategies(log, self._user_id))
+            return [decode_state(each.strategy_id, each.strategy, each.runtime) for each in loaded]
+        except (CorruptState, UnicodeDecodeError):
+            return None
 
     async def _alert(self, holding: Holding, quantities: tuple[Quantity, Quantity], now: Instant) -> None:
         symbol, product = holding

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from redis.exceptions import ResponseError
 
 from domain.events import (
     CRITICAL,
@@ -384,3 +385,12 @@ async def test_a_stop_request_is_in_the_medium_stream_and_a_halt_in_the_critical
     await log.append([NewEvent(StrategyStopRequested(), strategy_id=1), NewEvent(UserHalted(), user_id=7)])
     await log.append([NewEvent(SellTriggered(run=1, due_at=2), strategy_id=1)])
     assert [(raw.position, raw.stream) async for raw in log.read_raw()] == [(1, "medium"), (2, CRITICAL), (3, HIGH)]
+
+
+async def test_a_version_that_is_no_number_stops_the_append_before_it_writes(log) -> None:
+    await log.append([due(1)])
+    await log.redis.execute_command("HSET", log.keys.strategy(1), "version", "many")
+    with pytest.raises(ResponseError, match="is no number"):
+        await log.append([due(1)])
+    assert await log.last_position() == 1
+    assert [recorded.position async for recorded in log.read()] == [1]
