@@ -7,6 +7,7 @@ a lost connection is made again, a lost group is an incident.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -26,6 +27,7 @@ __all__ = ["Delivery", "Lanes", "Undecodable"]
 TRIES = 3
 """How often a handler is asked before its message counts as poison."""
 _TAKE_OVER_EVERY = 0.5
+_ACKNOWLEDGE_EVERY = 0.1
 _BACK_OFF = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -74,6 +76,8 @@ class Lanes:
         self._slots = Slots(concurrency, reserved_critical)
         self._inboxes = {each: Inbox(log.keys, each, consumer) for each in CLASSES}
         self._in_hand: set[tuple[Priority, int]] = set()
+        self._idle: dict[Priority, list[int]] = {each: [] for each in CLASSES}
+        """Delivered, without a reaction, not yet acknowledged."""
         self._to_redo: set[Priority] = set()
         self._setbacks = dict.fromkeys(CLASSES, 0)
         self._clients: dict[Priority, int] = {}
@@ -88,8 +92,10 @@ class Lanes:
         self._finished = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as work:
+                work.create_task(self._guarded(self._acknowledge_idle()), name="lanes: acknowledge")
                 for inbox in self._inboxes.values():
                     work.create_task(self._guarded(self._lane(inbox, work)), name=f"lane {inbox.stream}")
+            await self._guarded(self._flush_idle())
         finally:
             self._finished.set()
         if self._failure is not None:
@@ -187,23 +193,34 @@ class Lanes:
     async def _start(self, reader: "Redis", inbox: Inbox, entries: list[Entry], work: asyncio.TaskGroup) -> int:
         """Start handling those that need it, in slots that are taken already; acknowledge the others. How many."""
         started = 0
-        idle: list[int] = []
         for entry in entries:
             message = entry.message
             if (inbox.stream, message.position) in self._in_hand:
                 continue
             if isinstance(message, Delivery) and not self._wakes(message.recorded):
-                idle.append(message.position)
+                self._idle[inbox.stream].append(message.position)
                 continue
             self._in_hand.add((inbox.stream, message.position))
             work.create_task(self._guarded(self._work(entry)), name=f"{inbox.stream} {message.position}")
             started += 1
-        try:
-            await inbox.acknowledge(reader, idle)
-        except LogUnavailable as error:
-            self._on_trouble(error)  # they are pending still, and the connection will be seen to be lost
-            self._to_redo.add(inbox.stream)
         return started
+
+    async def _acknowledge_idle(self) -> None:
+        """What needs no reaction, now and then: an acknowledgement is a write, and would delay those that matter."""
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ACKNOWLEDGE_EVERY):
+                    await self._stopping.wait()
+            await self._flush_idle()
+
+    async def _flush_idle(self) -> None:
+        for stream, inbox in self._inboxes.items():
+            positions, self._idle[stream] = self._idle[stream], []
+            try:
+                await inbox.acknowledge(self.log.redis, positions)
+            except LogUnavailable as error:
+                self._on_trouble(error)  # they are pending still, and come again
+                self._to_redo.add(stream)
 
     async def _work(self, entry: Entry) -> None:
         message = entry.message

@@ -337,12 +337,13 @@ class MarketListener:
             await self._to_write.wait()
             self._to_write.clear()
             while self._prices.is_pending:
+                # first the triggers of these ticks, and what the workers make of them
+                await self._clock.sleep(WRITE_EVERY)
                 try:
                     await self._prices.flush(self._clock.now())
                 except LogUnavailable as error:
                     self._observer.unavailable(error)
                     await self._clock.sleep(BACK_OFF[-1])
-                await self._clock.sleep(WRITE_EVERY)
 
 
 def _trigger(stop: Stop, tick: Tick) -> NewEvent:

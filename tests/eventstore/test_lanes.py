@@ -181,7 +181,7 @@ async def test_events_without_a_reaction_are_acknowledged_many_at_a_time(log, re
             while (await lag(log))[3] != b"64-0" or await pending(log) != [0, 0, 0, 0]:
                 continue
     calls = (await redis.info("commandstats"))["cmdstat_xack"]["calls"] - before
-    assert calls == 4
+    assert 1 <= calls <= 4
 
 
 async def test_one_strategy_is_handled_by_one_at_a_time(log):

@@ -34,15 +34,15 @@ def latency(
 ) -> Figure:
     """p50 and p99 in milliseconds; the goals are milliseconds to stay under."""
     middle, high = at(seconds, 0.5) * 1000, at(seconds, 0.99) * 1000
-    goals = [("p50", p50, middle), ("p99", p99, high)]
-    given = [(label, goal, value) for label, goal, value in goals if goal is not None]
+    held = [value < goal for value, goal in ((middle, p50), (high, p99)) if goal is not None]
+    goals = " / ".join("–" if goal is None else f"{goal:g}" for goal in (p50, p99))
     return Figure(
         name=name,
         fsync=fsync,
         value=round(middle, 3),
         p99=round(high, 3),
         unit="ms",
-        goal=", ".join(f"{label} < {goal:g}" for label, goal, _ in given),
-        met=all(value < goal for _, goal, value in given) if given else None,
+        goal=f"< {goals}" if held else "",
+        met=all(held) if held else None,
         note=f"{len(seconds):,} samples",
     )

@@ -139,7 +139,7 @@ async def buys_at_once(fsync: Fsync, armed: int, buys: int, samples: int) -> lis
         loaded = await log.load(ids[0])
         due_at = int(loaded.runtime["buy_at"])
         for symbol in {state.symbol for state in run.states}:
-            run.feed.queue.put_nowait([Tick(symbol, Decimal(1000), log.clock.now())])
+            run.feed.queue.put_nowait([Tick(symbol, Decimal(2000), log.clock.now())])
         await asyncio.sleep(0.2)
         triggers = [NewEvent(BuyTriggered(run=2, due_at=due_at), each, each % USERS + 1) for each in ids]
         begun = time.perf_counter()

@@ -103,12 +103,13 @@ def desk_of(log: EventLog, broker: Deaf) -> Desk:
 
 
 def created(strategy_id: int) -> Config:
+    """No two of a symbol have the same stop."""
     return Config(
         symbol=SYMBOLS[strategy_id % len(SYMBOLS)],
         quantity=10,
         buy_time=dt.time(0, 1),
         sell_time=dt.time(23, 58),
-        stop_loss=Decimal(100) - Decimal(strategy_id % 1000) / 20,
+        stop_loss=Decimal(1000) - Decimal(strategy_id // len(SYMBOLS)) / 20,
         product=Product.CNC,
     )
 

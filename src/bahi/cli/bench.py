@@ -66,9 +66,9 @@ async def _measured(measure: Measure, fsync: Fsync, quick: bool) -> list[Figure]
 def _show(figures: list[Figure]) -> None:
     table = Table(title="bahi bench: p50 / p99 for latencies", title_justify="left")
     table.add_column("figure", no_wrap=True)
-    table.add_column("fsync")
+    table.add_column("fsync", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("goal")
+    table.add_column("goal", no_wrap=True)
     for each in figures:
         verdict = {None: "", True: " [green]✓[/]", False: " [yellow]missed[/]"}[each.met]
         both = _number(each.value) if each.p99 is None else f"{_number(each.value)} / {_number(each.p99)}"
