@@ -280,7 +280,7 @@ def test_a_second_engine_on_the_home_shares_the_work(house: House) -> None:
 
 def test_the_engine_drains_and_goes_on_where_it_was(house: House) -> None:
     trader = Trader(house)
-    later = trader.armed(20, 22, quantity=3)  # after the restart
+    later = trader.armed(17, 18, quantity=3)  # after the restart
     holding = trader.armed(3, 8, quantity=4)  # its SELL is due while everything is down
     due_at = clock_in(8)
     missed = trader.armed(buy_time=due_at, quantity=5)  # its BUY as well
