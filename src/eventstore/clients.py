@@ -11,6 +11,7 @@ from typing import Any
 from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from eventstore.errors import outages
@@ -27,9 +28,16 @@ _WRITER_TIMEOUT = 5.0
 
 class _Cancellable:
     """A connection on which every wait can be cancelled. redis-py sends within `asyncio.wait_for`, and that of Python
-    3.11 drops a cancellation which comes in the moment that the sending ends: the task would live on."""
+    3.11 drops a cancellation which comes in the moment that the sending ends: the task would live on.
+
+    Commands are packed by hiredis, as redis-py's own synchronous connections do."""
 
     socket_timeout: float | None
+    _packer = HiredisRespSerializer()
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        packed: list[bytes] = self._packer.pack(*args)
+        return packed
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         seconds, self.socket_timeout = self.socket_timeout, None

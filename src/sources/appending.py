@@ -12,9 +12,9 @@ from eventstore.log import EventLog, chunked
 
 __all__ = ["AT_ONCE", "BACK_OFF", "append", "until_available"]
 
-AT_ONCE: Final = 128
-"""Events per round trip: two appends, so that this process and Redis get to others in between (a stop-loss of another
-strategy waits for 3 ms at most)."""
+AT_ONCE: Final = 64
+"""Events per round trip: one append, so that this process and Redis get to others in between (a stop-loss of another
+strategy waits for 2 ms at most)."""
 
 BACK_OFF: Final[tuple[Duration, ...]] = (20_000, 50_000, 100_000, 200_000, 500_000)
 """How long to wait for the log, µs; the last again and again."""

@@ -9,15 +9,17 @@ from decimal import Decimal
 
 from bahi.bench.figures import Figure, latency
 from bahi.bench.world import USERS, Deaf, Fsync, arm, bench_log, desk_of, until
+from bahi.quiet import settle_memory
 from domain.events import BuyTriggered, OrderDenied
 from domain.strategy import State
 from domain.tags import parse_tag
 from domain.values import OrderRequest, Side, Tick
 from eventstore.envelope import NewEvent, Recorded
 from eventstore.fanout import Fanout
-from eventstore.log import EventLog, chunked
+from eventstore.log import EventLog
 from handlers.worker import Worker
 from projections.stop_index import StopIndex
+from sources.appending import AT_ONCE, append
 from sources.feeds.port import FeedItem
 from sources.listener import MarketListener
 
@@ -93,6 +95,7 @@ async def _engine(log: EventLog, armed: int, waiting: int) -> AsyncIterator[_Run
         group.create_task(worker.run())
         group.create_task(listener.run(events))
         await _caught_up(log)
+        settle_memory()
         yield run
         listener.stop()
         await worker.stop()
@@ -165,8 +168,9 @@ async def buys_at_once(fsync: Fsync, armed: int, buys: int, samples: int) -> lis
 
 
 async def _fire(log: EventLog, triggers: list[NewEvent]) -> None:
-    for start in range(0, len(triggers), 256):
-        await log.append_many(chunked(triggers[start : start + 256]))
+    """As the scheduler does it."""
+    for start in range(0, len(triggers), AT_ONCE):
+        await append(log, triggers[start : start + AT_ONCE])
 
 
 def _by_stop(states: list[State]) -> list[State]:

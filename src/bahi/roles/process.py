@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from bahi.quiet import settle_memory
 from bahi.roles.archive import ArchiveRole
 from bahi.roles.base import Partition, Role
 from bahi.roles.heartbeat import beat
@@ -63,6 +64,7 @@ async def run_roles(house: House, names: Sequence[str], started: Callable[[], No
             partitions.append(partition)
             fanouts.append(fanout)
     roles = {name: ROLES[name](house, partitions) for name in wanted}
+    settle_memory()
     stopping = _on_signals()
     async with asyncio.TaskGroup() as group:
         followers = [group.create_task(fanout.run()) for fanout in fanouts]
