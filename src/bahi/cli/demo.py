@@ -1,7 +1,9 @@
 """`bahi demo`: one trading day on the paper broker through the real engine, in seconds."""
 
 import datetime as dt
+import os
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -144,8 +146,9 @@ def _show(summary: Summary, recording: TickFile | None) -> None:
     if recording is not None:
         for line, reason in recording.bad[:5]:
             out.print(f"  line {line}: {reason}", markup=False)
+    bahi = sys.argv[0] if os.sep in sys.argv[0] and not os.path.isabs(sys.argv[0]) else "bahi"
     out.print(
-        f"Look at it: bahi events --home {summary.home}, bahi replay --home {summary.home}",
+        f"Look at it: {bahi} events --home {summary.home}, {bahi} replay --home {summary.home}",
         markup=False,
         soft_wrap=True,
     )
