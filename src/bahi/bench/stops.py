@@ -14,8 +14,10 @@ from domain.events import BuyTriggered, OrderDenied
 from domain.strategy import State
 from domain.tags import parse_tag
 from domain.values import OrderRequest, Side, Tick
+from eventstore.clients import commands
 from eventstore.envelope import NewEvent, Recorded
 from eventstore.fanout import Fanout
+from eventstore.keys import price
 from eventstore.log import EventLog
 from handlers.worker import Worker
 from projections.stop_index import StopIndex
@@ -141,9 +143,10 @@ async def buys_at_once(fsync: Fsync, armed: int, buys: int, samples: int) -> lis
         ids = range(armed + 1, armed + buys + 1)
         loaded = await log.load(ids[0])
         due_at = int(loaded.runtime["buy_at"])
-        for symbol in {state.symbol for state in run.states}:
-            run.feed.queue.put_nowait([Tick(symbol, Decimal(2000), log.clock.now())])
-        await asyncio.sleep(0.2)
+        symbols = sorted({state.symbol for state in run.states})
+        run.feed.queue.put_nowait([Tick(symbol, Decimal(2000), log.clock.now()) for symbol in symbols])
+        while None in await commands(log.redis, [("GET", price(symbol)) for symbol in symbols]):  # noqa: ASYNC110 (nothing tells)
+            await asyncio.sleep(0.001)
         triggers = [NewEvent(BuyTriggered(run=2, due_at=due_at), each, each % USERS + 1) for each in ids]
         begun = time.perf_counter()
         sending = asyncio.create_task(_fire(log, triggers))

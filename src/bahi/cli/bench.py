@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -64,13 +65,15 @@ async def _measured(measure: Measure, fsync: Fsync, quick: bool) -> list[Figure]
 
 
 def _show(figures: list[Figure]) -> None:
-    table = Table(title="bahi bench: p50 / p99 for latencies", title_justify="left")
+    table = Table(
+        title="bahi bench: p50 / p99 for latencies", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.add_column("figure", no_wrap=True)
     table.add_column("fsync", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("goal", no_wrap=True)
     for each in figures:
-        verdict = {None: "", True: " [green]✓[/]", False: " [yellow]missed[/]"}[each.met]
+        verdict = {None: "", True: " [green]✓[/]", False: " [yellow]✗[/]"}[each.met]
         both = _number(each.value) if each.p99 is None else f"{_number(each.value)} / {_number(each.p99)}"
         table.add_row(each.name, each.fsync, f"{both} {each.unit}", f"{each.goal}{verdict}")
     out.print(table)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -66,7 +67,7 @@ def stop_process(process: Process, sig: signal.Signals, timeout: float = 20.0) -
         until(lambda: not is_alive(process), 5.0)
 
 
-class EmbeddedServer:
+class EmbeddedServer(ABC):
     """What the two servers share: a locked folder, a process to start, adopt and stop, and both context managers.
 
     `start` is idempotent and raises ServerError (FolderInUse when another live bahi holds the folder).
@@ -97,9 +98,9 @@ class EmbeddedServer:
         return self._process is not None and is_alive(self._process)
 
     @property
+    @abstractmethod
     def url(self) -> str:
         """Where clients connect."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Start the server, or adopt the one left running here, and return when it answers."""
@@ -139,20 +140,25 @@ class EmbeddedServer:
             process = self._process
             until(lambda: not is_alive(process), 5.0)
 
+    @abstractmethod
     def _socket_folder(self) -> Path | None:
-        raise NotImplementedError
+        """Where its sockets are, if not below HOME."""
 
+    @abstractmethod
     def _prepare(self) -> None:
-        raise NotImplementedError
+        """Makes the data folder and what the program needs."""
 
+    @abstractmethod
     def _left_behind(self) -> psutil.Process | None:
-        raise NotImplementedError
+        """The server of an owner that died, still running here."""
 
+    @abstractmethod
     def _can_adopt(self, process: psutil.Process) -> bool:
-        raise NotImplementedError
+        """Whether it answers and is configured as we would have it."""
 
+    @abstractmethod
     def _launch(self) -> Process:
-        raise NotImplementedError
+        """Starts the program and waits until it answers."""
 
     def _await_ready(self, process: Process, ready: Callable[[], bool]) -> None:
         """Wait for the server to answer; an early end or the time-out is a ServerError with its log."""
