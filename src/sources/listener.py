@@ -104,6 +104,11 @@ class MarketListener:
         self._to_report = asyncio.Event()
         self._stopping = asyncio.Event()
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether no tick comes although ticks are to be expected."""
+        return self._silence.is_silent
+
     # --- pure: what a tick or an event means ------------------------------------------------------------------------
 
     def look(self, batch: Sequence[Tick]) -> list[tuple[Stop, Tick]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 
 from bahi.roles.base import Partition
+from bahi.roles.heartbeat import FEED, beat
 from bahi.settings import Settings, SettingsError
 from bahi.telemetry.metrics import MarketMetrics
 from bahi.wiring import House
@@ -31,6 +32,7 @@ class MarketRole:
         self._recording = recording_of(house.settings)
         self._feed = SharedFeed(feed_of(house, self._recording))
         self._clock = house.clock
+        self._redis = house.redis
         observer = MarketMetrics(house.metrics, house.tick_to_order)
         self._listeners = [
             (
@@ -51,9 +53,14 @@ class MarketRole:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             feed = group.create_task(self._play())
+            heart = group.create_task(beat(self._redis, [FEED], self._clock, self._is_heard))
             listeners = [group.create_task(listener.run(events)) for listener, events in self._listeners]
             await asyncio.wait(listeners)
             feed.cancel()
+            heart.cancel()
+
+    def _is_heard(self) -> bool:
+        return not any(listener.is_silent for listener, _ in self._listeners)
 
     async def stop(self) -> None:
         for listener, _ in self._listeners:

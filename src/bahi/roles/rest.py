@@ -13,7 +13,7 @@ from api.app import create_app
 from api.security.keys import SecretKeys
 from bahi.rest import rest_dependencies
 from bahi.roles.base import Partition
-from bahi.roles.heartbeat import check_alive
+from bahi.roles.heartbeat import check_alive, check_feed
 from bahi.telemetry.metrics import instrument_check
 from bahi.wiring import House
 
@@ -38,7 +38,7 @@ class RestRole:
             await check_alive(house.redis, "scheduler")
 
         async def feed_runs() -> None:
-            await check_alive(house.redis, "market")
+            await check_feed(house.redis)
 
         async def worker_runs() -> None:
             await check_alive(house.redis, "worker")
