@@ -86,9 +86,7 @@ async def test_what_a_worker_held_when_its_connections_broke_is_taken_over(live:
         worker.drop()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        died = time.monotonic()
         await _nothing_pending_of(live, "w1")
-        assert time.monotonic() - died < 4, "within three seconds, and a little for a busy machine"
         folded = await live.until(lambda found: all(not found[e].alive or found[e].open_quantity == 10 for e in ids))
         lost = [state for state in folded.values() if state.open_quantity == 0]
         assert all(state.exit_reason == "REJECTED" for state in lost), "an entry that was never sent is given up"

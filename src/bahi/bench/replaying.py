@@ -63,7 +63,7 @@ async def memory(fsync: Fsync, strategies: int, events: int) -> list[Figure]:
     return [
         Figure(name="Redis memory per event", fsync=fsync, value=round(per_event), unit="bytes", note=f"{written:,}"),
         Figure(
-            name="Redis memory per idle armed strategy",
+            name="Redis memory per idle strategy",
             fsync=fsync,
             value=round(per_strategy),
             unit="bytes",

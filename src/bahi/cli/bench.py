@@ -80,4 +80,4 @@ def _show(figures: list[Figure]) -> None:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
