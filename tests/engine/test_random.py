@@ -31,7 +31,7 @@ from handlers.limits import Limits
 from tests.engine.world import OPENING, Died, Process, World
 
 SEEDS, BATCHES, ACTIONS = 16, 2, 60
-"""Per batch; how many batches; what happens in each life. On CI the first seed is that of the run, else 0."""
+"""Per batch; how many batches; what happens in each life."""
 SOMETIMES = (
     "CANCEL_REJECTED", "ORDER_CANCELLED", "ORDER_OUTCOME_UNKNOWN ambiguous", "ORDER_FINALIZED not_placed",
     "ORDER_FINALIZED rejected", "ORDER_RETRY_REQUIRED", "MODIFY_REQUESTED", "STRATEGY_EXITED STOPLOSS",
