@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import anyio.to_thread
 import structlog
@@ -22,6 +23,7 @@ from bahi.database.migrate import migrate
 from bahi.database.tables import broker_accounts
 from bahi.servers import attach_or_start
 from bahi.settings import Settings
+from bahi.telemetry.logging import register_secret
 from bahi.telemetry.metrics import InstrumentedBroker, Metrics, TickToOrder, instrument_log
 from brokers.instruments import BUILT_IN
 from brokers.paper.book import Book
@@ -47,6 +49,9 @@ from projections.runtime import DEFAULTS
 __all__ = ["House", "open_house"]
 
 log = structlog.get_logger(__name__)
+
+SHORTEST_MASKED = 8
+"""A shorter password would be masked out of ordinary words too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +92,7 @@ async def open_house(
     Raises SettingsError, ServerError, LogError with what is wrong and what to do.
     """
     settings.check_production()
+    _mask_secrets(settings)
     clock = clock or SystemClock()
     metrics = metrics or Metrics(CollectorRegistry())
     calendar = calendar or (AlwaysOpenCalendar() if settings.calendar == "always-open" else load_nse())
@@ -159,6 +165,18 @@ async def open_house(
             database_url=database_url,
             paper_file=paper_file,
         )
+
+
+def _mask_secrets(settings: Settings) -> None:
+    """None of the installation's own secrets shows in a log line, whatever an error's text carries."""
+    urls = [url.get_secret_value() for url in (settings.redis_url, settings.database_url) if url is not None]
+    secrets = [key.get_secret_value() for key in settings.key_ring()]
+    secrets += [password for url in urls if (password := urlsplit(url).password)]
+    if settings.alert_webhook is not None:
+        secrets.append(settings.alert_webhook.get_secret_value())
+    for secret in secrets:
+        if len(secret) >= SHORTEST_MASKED:
+            register_secret(secret)
 
 
 def policy_of(settings: Settings) -> Policy:

@@ -21,6 +21,7 @@ from eventstore.lanes import Delivery, Lanes, Undecodable
 from eventstore.members import user_strategies
 from eventstore.parked import park
 from eventstore.timers import claim_due
+from eventstore.waiting import either
 from handlers.advance import advance
 from handlers.decider import Wake, persist
 from handlers.desk import Desk, NoStrategy
@@ -156,7 +157,7 @@ class Worker:
                 self._lose(error)
                 return
             if claimed < CLAIMED:
-                await _either(self._stopping.wait(), self._desk.clock.sleep(TIMER_PERIOD))
+                await either(self._stopping.wait(), self._desk.clock.sleep(TIMER_PERIOD))
 
     async def _claim(self) -> int:
         """Looks at every strategy whose time has come. A claimed timer comes back by itself if we die now."""
@@ -252,14 +253,3 @@ def _first(group: BaseExceptionGroup[LogLost]) -> LogLost:
         error = error.exceptions[0]
     assert isinstance(error, LogLost)  # noqa: S101 (that is what was caught)
     return error
-
-
-async def _either(*waits: Awaitable[object]) -> None:
-    """Until the first is over; the others are given up."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

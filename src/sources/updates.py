@@ -17,6 +17,7 @@ from domain.strategy import State
 from domain.values import SECOND, Duration, Final, Tag
 from eventstore.envelope import Recorded
 from eventstore.errors import LogLost
+from eventstore.waiting import either
 from sources.following import following
 
 Poll = Callable[[int, frozenset[int]], Awaitable[int]]
@@ -124,7 +125,7 @@ class Updates:
         while not self._stopping.is_set():
             for user_id in await self._brokers.connected():
                 self._account(user_id, group)
-            await _either(self._stopping.wait(), self._clock.sleep(5 * SECOND))
+            await either(self._stopping.wait(), self._clock.sleep(5 * SECOND))
 
     def _account(self, user_id: int, group: asyncio.TaskGroup) -> asyncio.Event:
         if user_id not in self._hints:
@@ -138,7 +139,7 @@ class Updates:
             group.create_task(self._listen(user_id))
             while not self._stopping.is_set():
                 hint = self._hints[user_id]
-                await _either(hint.wait(), self._clock.sleep(self._orders.period(user_id)))
+                await either(hint.wait(), self._clock.sleep(self._orders.period(user_id)))
                 hint.clear()
                 try:
                     await self._poll(user_id, self._orders.strategies(user_id))
@@ -159,14 +160,3 @@ class Updates:
                 except Exception:  # without push, the book is read by time
                     log.exception("no_push", user_id=user_id)
             await self._clock.sleep(5 * SECOND)
-
-
-async def _either(*waits: Awaitable[object]) -> None:
-    """Until the first is over; the others are given up."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

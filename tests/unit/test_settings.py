@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bahi import wiring
 from bahi.settings import Settings, SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -125,3 +126,14 @@ def test_an_emptied_key_file_is_an_error_not_a_new_key(tmp_path: Path) -> None:
     (tmp_path / "secret-keys").write_text("")
     with pytest.raises(SettingsError, match="holds no key"):
         Settings.load(home=tmp_path).key_ring()
+
+
+def test_the_installations_own_secrets_are_masked_in_every_log_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    masked: list[str] = []
+    monkeypatch.setattr(wiring, "register_secret", masked.append)
+    monkeypatch.setenv("BAHI_SECRET_KEYS", f"{KEY}-new,{KEY}-old")
+    monkeypatch.setenv("BAHI_REDIS_URL", "redis://user:correct-horse@host/0")
+    monkeypatch.setenv("BAHI_DATABASE_URL", "postgresql+psycopg://user:short@host/bahi")
+    monkeypatch.setenv("BAHI_ALERT_WEBHOOK", "https://hooks.example/token")
+    wiring._mask_secrets(Settings.load())
+    assert masked == [f"{KEY}-new", f"{KEY}-old", "correct-horse", "https://hooks.example/token"]

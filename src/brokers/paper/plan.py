@@ -95,11 +95,6 @@ class Script(Struct, frozen=True, kw_only=True, omit_defaults=True):
         if afters != sorted(afters):
             raise ValueError(f"fills must be in the order of their `after`, got {afters}")
 
-    @property
-    def answered_after(self) -> Duration:
-        """How long the caller of `place` waits."""
-        return self.latency if self.lost is None else self.lost.timeout
-
 
 FAITHFUL = Script()
 
