@@ -98,8 +98,9 @@ class Settings(BaseSettings):
     calendar: Literal["nse", "always-open"] = "nse"
     """Trading sessions. `always-open` is for trials."""
 
-    feed: str = "simulated"
-    """Where prices come from: `simulated`, `file:PATH` (a tick file) or `kite`."""
+    feed: str = ""
+    """Where prices come from: `simulated`, `file:PATH` (a tick file) or `kite`. Empty: `kite` when KITE_ROOT or
+    KITE_WS_ROOT is set, else `simulated`."""
 
     paper_plan: str = ""
     """What goes wrong at the paper broker: empty for nothing, or `seed=7,partial=0.1,timeout_exists=0.02`."""
@@ -112,6 +113,22 @@ class Settings(BaseSettings):
 
     kite_ws_root: str = "wss://ws.kite.trade"
     """Kite's tick stream."""
+
+    kite_ws_query: str = ""
+    """Further query parameters of the stream, as in a URL; `{user_id}` stands for the account's id at Kite."""
+
+    kite_login: str = "https://kite.zerodha.com/connect/login"
+    """The page on which users log in at Kite."""
+
+    kite_exchanges: str = "NSE,BSE"
+    """The exchanges whose instruments may be traded through Kite, comma-separated."""
+
+    kite_algo_id: str = ""
+    """The exchange's id of a registered strategy, sent with every order; empty for the broker's generic one."""
+
+    kite_family: bool = False
+    """All Kite accounts here are one family's: their orders may leave from one address. Else each account needs its
+    own egress proxy, as the exchange's rules for algorithmic orders want it."""
 
     buy_late_limit: Seconds = timedelta(seconds=30)
     """A BUY later than this many seconds is missed, not sent."""
@@ -170,7 +187,7 @@ class Settings(BaseSettings):
     @field_validator("feed")
     @classmethod
     def _known_feed(cls, feed: str) -> str:
-        if feed in {"simulated", "kite"} or (feed.startswith("file:") and len(feed) > len("file:")):
+        if feed in {"", "simulated", "kite"} or (feed.startswith("file:") and len(feed) > len("file:")):
             return feed
         raise ValueError("is simulated, file:PATH or kite")
 
@@ -231,6 +248,12 @@ class Settings(BaseSettings):
         """The exchange's zone."""
         return ZoneInfo(self.timezone)
 
+    @property
+    def price_feed(self) -> str:
+        """Where prices come from: FEED, or what the addresses of Kite say about it."""
+        at_kite = {"kite_root", "kite_ws_root"} & self.model_fields_set
+        return self.feed or ("kite" if at_kite else "simulated")
+
     def check_production(self) -> None:
         """Refuse, in production, what only a trial may have. Raises SettingsError with all faults at once.
 
@@ -247,9 +270,9 @@ class Settings(BaseSettings):
             faults.append("BAHI_ALLOW_WEAK_DURABILITY is set: an acknowledged order intent could be forgotten")
         if self.calendar == "always-open":
             faults.append("BAHI_CALENDAR is always-open: orders would be sent to a closed market")
-        if self.feed != "kite":
+        if self.price_feed != "kite":
             faults.append(
-                f"BAHI_FEED is {self.feed.split(':')[0]}: stops would follow prices that are not the market's"
+                f"BAHI_FEED is {self.price_feed.split(':')[0]}: stops would follow prices that are not the market's"
             )
         for name, url in (("REDIS_URL", self.redis_url), ("DATABASE_URL", self.database_url)):
             if url is not None and (urlsplit(url.get_secret_value()).password or "").lower() in WELL_KNOWN:

@@ -117,12 +117,27 @@ class BrokerPosition(Struct, frozen=True, kw_only=True):
     average_price: Price | None = None
 
 
+class OrderLimits(Struct, frozen=True, kw_only=True):
+    """How many orders, changes and cancels an account may ask for in each window of the calendar; `reserve` is the
+    share kept for exits. The defaults are Kite's, for every account alike; every attempt counts."""
+
+    second: int = 10
+    minute: int = 400
+    day: int = 5_000
+    reserve: float = 0.2
+
+
 class Broker(Protocol):
     """One account at a broker."""
 
     @property
     def account(self) -> str:
         """The account's id at the broker; limits and positions are per account."""
+        ...
+
+    @property
+    def limits(self) -> OrderLimits | None:
+        """What the broker allows this account; None: anything."""
         ...
 
     async def place(self, request: OrderRequest) -> Placing: ...
@@ -191,6 +206,7 @@ __all__ = [
     "Instrument",
     "Instruments",
     "NotPlaced",
+    "OrderLimits",
     "Placing",
     "Refused",
     "SessionExpired",

@@ -28,13 +28,14 @@ from eventstore.batch import (
     Halted,
     NoPermit,
     NotPending,
+    Permit,
     RuntimeWrite,
     WrongEpoch,
 )
 from eventstore.envelope import Dedupe, NewEvent, Recorded
 from eventstore.errors import LogLost, LogUnavailable
 from handlers.desk import Desk
-from handlers.limits import next_window, window_of
+from handlers.limits import ASKING, next_window, permits, window_of
 from handlers.repair import look_soundly
 from projections.runtime import encode_change
 
@@ -154,7 +155,11 @@ async def _append(
     if tag is not None:
         # were an event id ever used twice, the tags would differ: an error, and not an order without an intent
         dedupe = Dedupe(f"intent:{ids[0]}", tag, ttl=600)
-    permits = desk.limits.permits(log.keys, state.user_id, events, desk.clock.now()) if desk.limits else ()
+    room: tuple[Permit, ...] = ()
+    if any(isinstance(event, ASKING) for event in events):
+        broker = await desk.brokers.of(state.user_id)
+        if broker is not None and broker.limits is not None:
+            room = permits(broker.limits, log.keys, state.user_id, events, desk.clock.now())
     write = encode_change(state, decision.state, decision.wake_at, keep_timer=decision.keep_timer)
 
     async def append() -> AppendResult:
@@ -163,7 +168,7 @@ async def _append(
             expected=state.version,
             runtime=write,
             dedupe=dedupe,
-            permit=permits,
+            permit=room,
             ack=wake.ack,
             entry=_has_entry(events),
             strategy_id=state.id,

@@ -11,7 +11,6 @@ from domain.strategy import State
 from domain.values import Product, Quantity
 from eventstore.loading import Loaded
 from eventstore.log import EventLog
-from handlers.limits import Limits
 from projections.prices import decode_price
 from projections.runtime import CorruptState, decode_state
 
@@ -25,8 +24,6 @@ class Desk(Struct, frozen=True, kw_only=True):
     policy: Policy
     instruments: Instruments
     brokers: Brokers
-    limits: Limits | None = None
-    """The broker's limits on orders per account; None when it has none."""
     known: dict[int, tuple[int, str]] = {}
     """Owner and symbol of strategies seen, so that everything comes in one round trip; neither ever changes."""
 

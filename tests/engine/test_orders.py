@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from brokers.paper.plan import SESSION_EXPIRED, THROTTLED, Rejection, Script, ScriptedPlan
-from brokers.port import NotPlaced, Placing
+from brokers.port import NotPlaced, OrderLimits, Placing
 from domain.events import (
     BuyTriggered,
     ExecuteBuy,
@@ -22,7 +22,6 @@ from domain.events import (
     StrategyExited,
 )
 from domain.values import HOUR, SECOND, Denial, Exit, Final, Kind, OrderRequest, Status
-from handlers.limits import Limits
 from handlers.poller import Poller
 from tests.engine.conftest import OpenWorld
 from tests.engine.world import USER, World
@@ -380,7 +379,7 @@ async def test_the_same_reading_twice_by_two_pollers_is_told_once(world: World) 
 
 
 async def test_ten_orders_a_second_with_a_share_for_exits(open_world: OpenWorld) -> None:
-    world = await open_world(limits=Limits())
+    world = await open_world(limits=OrderLimits())
     strategies = [await world.running() for _ in range(30)]
     await world.buy(*strategies)
     begun = world.clock.now()
@@ -396,7 +395,7 @@ async def test_ten_orders_a_second_with_a_share_for_exits(open_world: OpenWorld)
 
 
 async def test_an_exit_takes_the_share_that_entries_may_not(open_world: OpenWorld) -> None:
-    world = await open_world(limits=Limits())
+    world = await open_world(limits=OrderLimits())
     holder = await world.bought(buy_time=dt.time(9, 19))
     strategies = [await world.running() for _ in range(12)]
     await world.buy(*strategies)
@@ -409,7 +408,7 @@ async def test_an_exit_takes_the_share_that_entries_may_not(open_world: OpenWorl
 
 
 async def test_an_exit_without_room_waits_for_the_next_window(open_world: OpenWorld) -> None:
-    world = await open_world(limits=Limits(second=2, reserve=0.1))
+    world = await open_world(limits=OrderLimits(second=2, reserve=0.1))
     one, two, three = [await world.running() for _ in range(3)]
     await world.buy(one, two, three)
     await world.pass_time(5 * SECOND)
@@ -425,7 +424,7 @@ async def test_an_exit_without_room_waits_for_the_next_window(open_world: OpenWo
 
 
 async def test_an_entry_beyond_the_days_limit_is_denied_and_an_exit_is_not(open_world: OpenWorld) -> None:
-    world = await open_world(limits=Limits(day=4, reserve=0.5))
+    world = await open_world(limits=OrderLimits(day=4, reserve=0.5))
     one, two, three = [await world.running() for _ in range(3)]
     await world.buy(one, two)
     await world.settle()
@@ -438,7 +437,7 @@ async def test_an_entry_beyond_the_days_limit_is_denied_and_an_exit_is_not(open_
 
 
 async def test_one_users_limits_are_not_anothers(open_world: OpenWorld) -> None:
-    world = await open_world(limits=Limits(second=2, reserve=0.1), users=(7, 8))
+    world = await open_world(limits=OrderLimits(second=2, reserve=0.1), users=(7, 8))
     mine = [await world.running() for _ in range(3)]
     other = await world.running(user=8)
     await world.buy(*mine, other)

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 
 from brokers.paper.plan import FAITHFUL, Plan, Script
 from brokers.paper.seeded import Rates, SeededPlan
-from brokers.port import BookStatus
+from brokers.port import BookStatus, OrderLimits
 from domain.commands import Changes, decide_update
 from domain.decide import Decision
 from domain.events import Event, ForceStop
@@ -27,7 +27,6 @@ from domain.strategy import State
 from domain.values import HOUR, MINUTE, SECOND, Duration, OrderRequest
 from eventstore.keys import LOG_ID
 from handlers.decider import Wake, decided, take_turn
-from handlers.limits import Limits
 from tests.engine.world import OPENING, Died, Process, World
 
 SEEDS, BATCHES, ACTIONS = 16, 2, 60
@@ -216,7 +215,7 @@ async def _live_through(redis_url: str, seed: int) -> Counter[str]:
     await redis.set(LOG_ID, "SEED")  # the broker's faults follow from the tags, which begin so
     chance = random.Random(seed)
     plan = HealingPlan(seed, latency=chance.choice([0, 0, 50_000, 1_500_000, 9_000_000]))
-    limits = Limits(second=3, reserve=0.34) if chance.random() < 0.3 else None
+    limits = OrderLimits(second=3, reserve=0.34) if chance.random() < 0.3 else None
     world = World(redis_url, redis, plan=plan, users=USERS, limits=limits, at=OPENING + MINUTE)
     try:
         await world.open("w1", "w2")

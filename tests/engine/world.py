@@ -21,7 +21,7 @@ from brokers.paper.broker import PaperBrokers
 from brokers.paper.exchange import Exchange
 from brokers.paper.matching import Order as Row
 from brokers.paper.plan import Plan
-from brokers.port import BookOrder, Broker, BrokerPosition, Brokers, Changing, Placing, Trade
+from brokers.port import BookOrder, Broker, BrokerPosition, Brokers, Changing, OrderLimits, Placing, Trade
 from domain.calendar import Calendar, load_nse
 from domain.events import (
     BuyTriggered,
@@ -47,7 +47,6 @@ from eventstore.members import all_strategies
 from eventstore.open import open_log
 from handlers.decider import Wake, decided, take_turn
 from handlers.desk import Desk
-from handlers.limits import Limits
 from handlers.poller import Poller
 from handlers.worker import Worker
 from projections.prices import encode_price
@@ -123,6 +122,10 @@ class HookedBroker:
     def account(self) -> str:
         return self._broker.account
 
+    @property
+    def limits(self) -> OrderLimits | None:
+        return self._broker.limits
+
     async def place(self, request: OrderRequest) -> Placing:
         if self._hooks.before_place is not None:
             await self._hooks.before_place(request)
@@ -183,7 +186,7 @@ class World:
         *,
         plan: Plan | None = None,
         policy: Policy | None = None,
-        limits: Limits | None = None,
+        limits: OrderLimits | None = None,
         calendar: Calendar = CALENDAR,
         users: tuple[int, ...] = (USER,),
         at: Instant = OPENING + 60 * SECOND,
@@ -201,7 +204,9 @@ class World:
         self.hooks = Hooks()
         self.book = book or Book()
         self.exchange = Exchange(self.book, self.clock, self._last, instruments=BUILT_IN, calendar=calendar, plan=plan)
-        self.brokers: Brokers = HookedBrokers(PaperBrokers(self.exchange, self._connected, poll=None), self.hooks)
+        self.brokers: Brokers = HookedBrokers(
+            PaperBrokers(self.exchange, self._connected, poll=None, limits=limits), self.hooks
+        )
         self.processes: list[Process] = []
         self.orders = OpenOrders()
         self.poll_every: Duration = SECOND
@@ -265,7 +270,6 @@ class World:
             policy=self.policy,
             instruments=BUILT_IN,
             brokers=self.brokers,
-            limits=self.limits,
             known={},
         )
 

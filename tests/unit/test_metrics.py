@@ -314,6 +314,7 @@ class Slow:
     """A broker that takes its time, by the clock, and then fails in a way that no port allows."""
 
     account = "SLOW"
+    limits = None
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock

@@ -53,6 +53,7 @@ class Deaf:
     """A broker, and its own directory, that takes every order at once and tells when."""
 
     account = "BENCH"
+    limits = None
 
     def __init__(self, called: Callable[[OrderRequest], None]) -> None:
         self._called = called

@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     func,
 )
 
@@ -86,7 +87,10 @@ broker_accounts = Table(
     Column("status", String(16), nullable=False),
     Column("connected_at", Instant),
     Column("egress_proxy", Text),
+    # When the session ends by itself; None for a broker whose sessions do not.
+    Column("expires_at", Instant),
     CheckConstraint("status IN ('connected', 'expired')", name="status"),
+    UniqueConstraint("broker", "broker_user_id"),
 )
 
 halts = Table(

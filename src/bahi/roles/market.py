@@ -86,16 +86,16 @@ class MarketRole:
 
 def recording_of(settings: Settings) -> TickFile | None:
     """The tick file that the settings name, if they do. Raises TickFileError when it is no tick file."""
-    if not settings.feed.startswith("file:"):
+    if not settings.price_feed.startswith("file:"):
         return None
-    recording = TickFile(Path(settings.feed.removeprefix("file:")))
+    recording = TickFile(Path(settings.price_feed.removeprefix("file:")))
     next(iter(recording), None)  # what is wrong with it is said now, not when the first strategy is armed
     return recording
 
 
 def feed_of(house: House, recording: TickFile | None) -> Feed:
     """The feed that the settings name."""
-    name = house.settings.feed
+    name = house.settings.price_feed
     if recording is not None:
         return FileFeed(lambda: recording, house.clock, onto=house.clock.now(), name=name)
     if name == "simulated":

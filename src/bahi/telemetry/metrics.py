@@ -20,6 +20,7 @@ from brokers.port import (
     Changing,
     Done,
     NotPlaced,
+    OrderLimits,
     Placing,
     Refused,
     SessionExpired,
@@ -348,6 +349,10 @@ class InstrumentedBroker:
     @property
     def account(self) -> str:
         return self._broker.account
+
+    @property
+    def limits(self) -> OrderLimits | None:
+        return self._broker.limits
 
     async def place(self, request: OrderRequest) -> Placing:
         if self._tick_to_order is not None:

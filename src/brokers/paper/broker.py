@@ -18,6 +18,7 @@ from brokers.port import (
     BrokerPosition,
     BrokerUnavailable,
     Changing,
+    OrderLimits,
     Placing,
     SessionExpired,
     Trade,
@@ -37,15 +38,22 @@ POLL: Duration = 200_000
 class PaperBroker:
     """One account. Several of them, in any number of processes, may serve the same account."""
 
-    def __init__(self, account: str, exchange: Exchange, *, poll: Duration | None = POLL) -> None:
+    def __init__(
+        self, account: str, exchange: Exchange, *, poll: Duration | None = POLL, limits: OrderLimits | None = None
+    ) -> None:
         """`poll=None`: `updates` wakes for this process's changes and for what is due by time, and never polls."""
         self._account = account
         self._exchange = exchange
         self._poll = poll
+        self._limits = limits
 
     @property
     def account(self) -> str:
         return self._account
+
+    @property
+    def limits(self) -> OrderLimits | None:
+        return self._limits
 
     async def place(self, request: OrderRequest) -> Placing:
         try:
@@ -151,11 +159,13 @@ class PaperBrokers:
         connected: Callable[[], Awaitable[Collection[int]]],
         *,
         poll: Duration | None = POLL,
+        limits: OrderLimits | None = None,
     ) -> None:
-        """`connected` says which users have a broker session now."""
+        """`connected` says which users have a broker session now; paper has no limits unless they are given."""
         self._exchange = exchange
         self._connected = connected
         self._poll = poll
+        self._limits = limits
         self._brokers: dict[int, PaperBroker] = {}
 
     async def of(self, user_id: int) -> PaperBroker | None:
@@ -163,7 +173,9 @@ class PaperBrokers:
             self._brokers.pop(user_id, None)
             return None
         if user_id not in self._brokers:
-            self._brokers[user_id] = PaperBroker(f"PAPER-{user_id}", self._exchange, poll=self._poll)
+            self._brokers[user_id] = PaperBroker(
+                f"PAPER-{user_id}", self._exchange, poll=self._poll, limits=self._limits
+            )
         return self._brokers[user_id]
 
     async def connected(self) -> list[int]:
