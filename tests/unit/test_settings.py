@@ -83,11 +83,21 @@ def test_secrets_do_not_show() -> None:
     assert "hunter2" not in repr(settings)
 
 
+def test_prices_come_from_kite_when_its_address_is_set_and_nothing_else_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Settings.load().price_feed == "simulated"
+    monkeypatch.setenv("BAHI_KITE_ROOT", "http://127.0.0.1:8765")
+    assert Settings.load().price_feed == "kite"
+    assert Settings.load(feed="simulated").price_feed == "simulated"
+
+
 def test_production_names_all_its_faults_at_once() -> None:
     settings = Settings.load(
         env="production",
         allow_weak_durability=True,
         calendar="always-open",
+        feed="simulated",
         database_url="postgresql+psycopg://bahi:bahi@db/bahi",
         kite_root="http://api.kite.trade",
     )
