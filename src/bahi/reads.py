@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from limits import RateLimitItem, parse
 from limits.aio.storage import RedisStorage
-from limits.aio.strategies import FixedWindowRateLimiter
+from limits.aio.strategies import MovingWindowRateLimiter
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -18,7 +18,8 @@ __all__ = ["Reading", "ReadLimits"]
 Reading = Literal["quote", "read"]
 
 LIMITS: Final[dict[Reading, RateLimitItem]] = {"quote": parse("1/second"), "read": parse("10/second")}
-"""Kite Connect docs: quotes 1 a second, everything else 10."""
+"""Kite Connect docs: quotes 1 a second, everything else 10. Kite counts by the calendar's seconds, of its own clock; a
+moving window holds for any clock."""
 SHORTEST: Final = 0.01
 """Seconds; a window may end between the count and the look at when it ends."""
 
@@ -33,7 +34,7 @@ class ReadLimits:
             key_prefix="kite-limit",
             connection_pool=redis.connection_pool,  # type: ignore[arg-type]  # handed through to redis-py
         )
-        self._limiter = FixedWindowRateLimiter(storage)
+        self._limiter = MovingWindowRateLimiter(storage)
         self._clock = clock
 
     async def wait(self, account: str, reading: Reading) -> None:

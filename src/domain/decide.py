@@ -140,7 +140,7 @@ def _wake_at(state: State, facts: Facts) -> Instant | None:
         at.append(state.close_at)
     if uneasy(state) and not market_open(facts) and (opening := next_opening(facts)) is not None:
         at.append(opening)
-    if uneasy(state) and not facts.connected:
+    if not facts.connected and (uneasy(state) or any(order.phase is Phase.LIVE for order in orders)):
         at.append(now + policy.session_patience)
     return min((t for t in at if t > now), default=None)
 

@@ -79,6 +79,6 @@ class Facts(Struct, frozen=True, kw_only=True):
     instrument: Rules | None = None
     foreign: Quantity = 0
     day_spent: bool = False
-    """The account has no entries left today under the broker's limits."""
+    """The account may not ask for this order today: the broker's limit of the day is used up."""
     cause: str = ""
     """The event id of the wake-up."""

@@ -104,7 +104,7 @@ async def take_turn(desk: Desk, strategy_id: int, decide: Decide, wake: Wake, de
                 pass  # the latch fell between the look and the append: look again
             case NoPermit(which):
                 window, length = window_of(which)
-                if window == "day" and not day_spent and _has_entry(events):
+                if window == "day" and not day_spent:
                     day_spent = True
                     continue
                 at = next_window(facts.now, length)

@@ -63,7 +63,7 @@ class Poller:
             written += await self._alone(strategy_id, self._reconcile(strategy_id, shown, asked_at))
         foreign = [row for row in rows if row.order_id in self._foreign]
         await self._positions.note(foreign)
-        await self._positions.check(broker, foreign)
+        await self._positions.check(broker, foreign, at_once=written > 0)
         return written
 
     async def _alone(self, what: str | int, work: Awaitable[int]) -> int:

@@ -55,10 +55,11 @@ class AccountPositions:
             await command(self._desk.log.redis, "SET", self._desk.log.keys.foreign(self._user_id), value)
             self._written = value
 
-    async def check(self, broker: Broker, foreign: Iterable[BookOrder]) -> None:
-        """Now and then, while no order of ours is open: is what we hold there? Raises LogUnavailable."""
+    async def check(self, broker: Broker, foreign: Iterable[BookOrder], *, at_once: bool = False) -> None:
+        """Now and then, and `at_once` when something has just ended, while no order of ours is open: is what we hold
+        there? Raises LogUnavailable."""
         now = self._desk.clock.now()
-        if now - self._checked_at < CHECK_EVERY:
+        if not at_once and now - self._checked_at < CHECK_EVERY:
             return
         self._checked_at = now
         states = await self._states()

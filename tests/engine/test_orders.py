@@ -8,6 +8,7 @@ import pytest
 from brokers.paper.plan import SESSION_EXPIRED, THROTTLED, Rejection, Script, ScriptedPlan
 from brokers.port import NotPlaced, OrderLimits, Placing
 from domain.events import (
+    AlertTriggered,
     BuyTriggered,
     ExecuteBuy,
     ExecuteStoploss,
@@ -21,10 +22,10 @@ from domain.events import (
     SafetyAbort,
     StrategyExited,
 )
-from domain.values import HOUR, SECOND, Denial, Exit, Final, Kind, OrderRequest, Status
+from domain.values import HOUR, SECOND, Code, Denial, Exit, Final, Kind, OrderRequest, Status
 from handlers.poller import Poller
 from tests.engine.conftest import OpenWorld
-from tests.engine.world import USER, World
+from tests.engine.world import CLOSE, USER, World
 
 BUSY = NotPlaced(reason="EXCHANGE_BUSY", curable=True)
 MARGIN = NotPlaced(reason="MARGIN", curable=False)
@@ -434,6 +435,21 @@ async def test_an_entry_beyond_the_days_limit_is_denied_and_an_exit_is_not(open_
     await world.stop_loss(one, two)
     await world.settle()
     assert [(await world.state(each)).exit_reason for each in (one, two, three)] == ["STOPLOSS", "STOPLOSS", "DENIED"]
+
+
+async def test_an_exit_beyond_the_days_limit_is_alerted_and_stays_due(open_world: OpenWorld) -> None:
+    world = await open_world(limits=OrderLimits(day=3, reserve=0.3))
+    one, two = [await world.running() for _ in range(2)]
+    await world.buy(one, two)
+    await world.settle()
+    await world.stop_loss(one, two)
+    await world.pass_time(60 * SECOND)
+    assert sorted([(await world.state(each)).open_quantity for each in (one, two)]) == [0, 10]
+    alerts = [event for event in await world.of_type(AlertTriggered) if event.code is Code.UNPROTECTED_POSITION]
+    assert [event.facts["cause"] for event in alerts] == ["LIMIT_DAY"]
+    await world.wait_until(CLOSE + SECOND)
+    await world.settle()
+    assert sorted((await world.state(each)).exit_reason for each in (one, two)) == [Exit.SESSION_END, Exit.STOPLOSS]
 
 
 async def test_one_users_limits_are_not_anothers(open_world: OpenWorld) -> None:

@@ -41,6 +41,9 @@ def exit_with(state: State, facts: Facts, kind: Kind) -> Step:
     if not facts.connected:
         told = {"kind": kind, "open_quantity": str(state.open_quantity)}
         return (SafetyAbort(run=state.run, reason=Abort.TOKEN_INVALID, facts=told),)
+    if facts.day_spent:
+        told = {"open_quantity": str(state.open_quantity), "symbol": state.symbol, "cause": "LIMIT_DAY"}
+        return alert_once(state, facts, Code.UNPROTECTED_POSITION, told) or WAIT
     quantity = clip(state, state.open_quantity, facts)
     if quantity <= 0 and state.lingering:
         return WAIT  # what surfaced may still sell it; its cancel is on its way

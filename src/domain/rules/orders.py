@@ -53,9 +53,13 @@ def surfaced_order(state: State, facts: Facts) -> Step:
     order = state.order
     for one in (*state.lingering, *([order] if order else [])):
         if one.surfaced and one.phase is Phase.LIVE and not cancel_outstanding(one, facts):
-            return cancel(one, facts, "surfaced after it was given up"), *alert_once(
-                state, facts, Code.ORDER_SURFACED, {"tag": one.tag, "filled": str(one.filled)}
-            )
+            told = {"tag": one.tag, "filled": str(one.filled)}
+            alert = alert_once(state, facts, Code.ORDER_SURFACED, told)
+            if facts.connected:
+                return cancel(one, facts, "surfaced after it was given up"), *alert
+            return alert or PASS
+    if not facts.connected:
+        return PASS
     if order is None or order.phase is not Phase.LIVE or order.kind is Kind.BUY or cancel_outstanding(order, facts):
         return PASS
     left = state.surfaced if order.kind is Kind.SURFACED else state.open_quantity
@@ -89,7 +93,7 @@ def resting_entry(state: State, facts: Facts) -> Step:
     order = state.order
     if order is None or order.phase is not Phase.LIVE or order.kind is not Kind.BUY:
         return PASS
-    if why := _why_not_enter(state, facts, order):
+    if facts.connected and (why := _why_not_enter(state, facts, order)):
         return (cancel(order, facts, why),)
     return PASS
 
@@ -118,12 +122,12 @@ def resting_exit(state: State, facts: Facts) -> Step:
     if not market_open(facts):
         return WAIT
     told = {"tag": order.tag, "filled": str(order.filled), "of": str(order.quantity), "changes": str(order.changes)}
-    if order.changes >= facts.policy.max_changes:
+    if order.changes >= facts.policy.max_changes and facts.connected:
         used_up = cancel(order, facts, "its changes are used up")
         return used_up, *alert_once(state, facts, Code.EXIT_NOT_FILLING, told)
     price = _chase_price(order, facts)
-    if price is None or price == order.limit:
-        # at the circuit limit, or no price to go by: only an alert is left, repeated
+    if price is None or price == order.limit or facts.day_spent or not facts.connected:
+        # at the circuit limit, no price to go by, or nothing may be sent: only an alert is left, repeated
         return alert_once(state, facts, Code.EXIT_NOT_FILLING, told) or WAIT
     modify = ModifyRequested(
         tag=order.tag,

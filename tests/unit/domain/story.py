@@ -255,6 +255,15 @@ def connected(scene: Scene) -> None:
     scene.look(connected=True)
 
 
+def day_spent(scene: Scene) -> None:
+    """The account may ask for no order any more today."""
+    scene.look(day_spent=True)
+
+
+def day_begun(scene: Scene) -> None:
+    scene.look(day_spent=False)
+
+
 def sold_elsewhere(quantity: int) -> Word:
     """The account sold shares that bahi did not."""
     return lambda scene: scene.look(foreign=-quantity)

@@ -21,6 +21,9 @@ from tests.unit.domain.story import (
     cancelled,
     change_refused,
     completed,
+    connected,
+    day_begun,
+    day_spent,
     decided,
     denied_by_sender,
     disconnected,
@@ -297,6 +300,13 @@ def test_a_stop_while_the_entry_is_in_flight_waits_as_a_flag():
     story.when(accepted(), filled(2)).then(cancel_requested())
 
 
+def test_a_resting_entry_without_a_session_waits_for_the_next_one_and_is_cancelled_then():
+    story = given(started, bought(filled=4, resting=6), disconnected).when(stoploss_triggered()).then_nothing()
+    assert story.scene.wake_at == story.scene.facts.now + 5_000_000
+    story.when(later(5)).then_nothing()
+    story.when(connected).then(cancel_requested())
+
+
 def test_a_partly_filled_entry_is_held_when_its_rest_is_cancelled():
     story = given(started, bought(filled=4, resting=6)).when(later(10)).when(cancelled())
     story.then_nothing().then_state(position=Holding.BOUGHT, open_quantity=4)
@@ -335,6 +345,19 @@ def test_a_resting_exit_stops_at_the_lower_circuit_and_is_looked_at_again_and_al
     story.when(later(3)).then_nothing()
     assert story.scene.wake_at == story.scene.facts.now + 3_000_000
     story.when(later(294)).then(alert(Code.EXIT_NOT_FILLING))
+
+
+@pytest.mark.parametrize("word", [disconnected, day_spent])
+def test_a_resting_exit_that_may_not_be_changed_now_is_alerted_and_chased_as_soon_as_it_may(word):
+    story = given(started, bought(), exiting(), price("100"), word).when(later(3)).then(alert(Code.EXIT_NOT_FILLING))
+    story.when(later(3)).then_nothing()
+    story.when(connected, day_begun).then(modify_requested("99.00"))
+
+
+def test_an_exit_for_which_the_account_has_no_order_left_today_is_alerted_and_stays_due():
+    story = given(started, bought(), day_spent).when(sell_triggered).then(alert(Code.UNPROTECTED_POSITION))
+    story.when(later(1)).then_nothing()
+    story.when(day_begun).then(execute_sell(10))
 
 
 @pytest.mark.parametrize("word", [no_instrument, price(None)])
