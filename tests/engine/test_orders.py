@@ -449,7 +449,7 @@ async def test_an_exit_beyond_the_days_limit_is_alerted_and_stays_due(open_world
     assert [event.facts["cause"] for event in alerts] == ["LIMIT_DAY"]
     await world.wait_until(CLOSE + SECOND)
     await world.settle()
-    assert sorted((await world.state(each)).exit_reason for each in (one, two)) == [Exit.SESSION_END, Exit.STOPLOSS]
+    assert sorted([(await world.state(each)).exit_reason for each in (one, two)]) == [Exit.SESSION_END, Exit.STOPLOSS]
 
 
 async def test_one_users_limits_are_not_anothers(open_world: OpenWorld) -> None:
