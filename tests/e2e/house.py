@@ -35,7 +35,7 @@ from eventstore.open import open_log
 from projections.live import live_states
 from projections.prices import decode_price
 from projections.runtime import DEFAULTS
-from tests.engine.invariants import Checker
+from simulation.invariants import Checker
 
 T = TypeVar("T")
 

@@ -52,8 +52,8 @@ from handlers.worker import Worker
 from projections.prices import encode_price
 from projections.runtime import DEFAULTS, encode_change
 from simulation.clock import VirtualClock
+from simulation.invariants import Checker
 from sources.updates import OpenOrders, Updates
-from tests.engine.invariants import Checker
 
 T = TypeVar("T")
 

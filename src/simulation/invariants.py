@@ -1,13 +1,13 @@
 """What must hold of every log and every order book, however they came about (architecture §4.2).
 
 Checked from the outside: from the entries as the streams hold them and the rows of the broker's book, not from what
-the engine believes. `check` raises AssertionError with the first violation of each kind.
+the engine believes. Raises Violations.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from brokers.paper.matching import Order as Row
 from brokers.port import BookStatus, Trade
 from domain.decide import decide_next
 from domain.events import (
@@ -25,13 +25,44 @@ from domain.events import (
 from domain.facts import Facts
 from domain.strategy import State, apply, initial
 from domain.tags import parse_tag
-from domain.values import Final, Kind, Phase, Side, Status, Tag
+from domain.values import Final, Instant, Kind, Phase, Product, Quantity, Side, Status, Tag
 from eventstore.envelope import Recorded
 from projections.runtime import differences
 
 
+class Row(Protocol):
+    """An order in the broker's own book, as the broker itself knows it."""
+
+    @property
+    def account(self) -> str: ...
+    @property
+    def order_id(self) -> int | str: ...
+    @property
+    def tag(self) -> str: ...
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def side(self) -> Side: ...
+    @property
+    def product(self) -> Product: ...
+    @property
+    def quantity(self) -> Quantity: ...
+    @property
+    def filled(self) -> Quantity: ...
+    @property
+    def status(self) -> BookStatus: ...
+    @property
+    def placed_at(self) -> Instant: ...
+
+
 class Violations(AssertionError):
     """What does not hold."""
+
+
+def hold(holds: bool, what: str) -> None:
+    """Raises Violations with `what` unless it holds."""
+    if not holds:
+        raise Violations(what)
 
 
 class Checker:
@@ -71,32 +102,34 @@ class Checker:
     def equals_live(self, live: Mapping[int, State]) -> None:
         """7: the fold of the log is the runtime, field by field."""
         for strategy_id, state in live.items():
-            assert not (wrong := differences(self.states[strategy_id], state)), f"strategy {strategy_id}: {wrong}"
+            wrong = differences(self.states[strategy_id], state)
+            hold(not wrong, f"7: strategy {strategy_id}: {wrong}")
 
     def at_rest(self, facts: Mapping[int, Facts]) -> None:
         """12: nothing is left to decide, and what the log knows of each order is what the book shows."""
         for strategy_id, state in self.states.items():
             decision = decide_next(state, facts[strategy_id])
-            assert not decision.events, f"strategy {strategy_id} still wants {decision.events}"
+            hold(not decision.events, f"12: strategy {strategy_id} still wants {decision.events}")
         now = max((each.now for each in facts.values()), default=0)
         for row in self.rows:
             if row.tag in self.intents and row.placed_at <= now:
                 state = self.states[self.intents[Tag(row.tag)][0].strategy_id]
                 order = state.find(Tag(row.tag))
-                assert order is not None, f"{row.tag} is forgotten"
-                assert order.filled == row.filled, f"{row.tag}: {order.filled} filled, the book says {row.filled}"
-                if row.status.terminal:
-                    assert order.resolved, f"{row.tag} is {row.status} and not resolved"
+                if order is None:
+                    raise Violations(f"9: {row.tag} is forgotten")
+                hold(order.filled == row.filled, f"9: {row.tag}: {order.filled} filled, the book says {row.filled}")
+                hold(order.resolved or not row.status.terminal, f"9: {row.tag} is {row.status} and not resolved")
 
         for state in self.states.values():
-            assert is_protected(state), f"4: strategy {state.id} is at its stop and does nothing"
+            hold(is_protected(state), f"4: strategy {state.id} is at its stop and does nothing")
 
     def all_final(self) -> None:
         """Liveness: every run has ended, every order is resolved."""
         for state in self.states.values():
-            assert state.status in (Status.CREATED, Status.STOPPED, Status.FAILED), f"{state.id} is {state.status}"
-            assert not state.unresolved, f"{state.id}: {state.order}"
-            assert not state.lingering, f"{state.id}: {state.lingering}"
+            ended = state.status in (Status.CREATED, Status.STOPPED, Status.FAILED)
+            hold(ended, f"liveness: strategy {state.id} is {state.status}")
+            hold(not state.unresolved, f"liveness: strategy {state.id}: {state.order}")
+            hold(not state.lingering, f"liveness: strategy {state.id}: {state.lingering}")
 
     # --- the log ---------------------------------------------------------------------------------------------------
 
