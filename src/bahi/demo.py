@@ -38,7 +38,7 @@ from projections.projector import Projector
 from projections.replay import replay_states
 from projections.runtime import differences, encode_change
 from simulation.clock import VirtualClock
-from simulation.day import Day
+from simulation.day import Day, PaperVenue
 from simulation.plan import Market, draw_strategies
 
 __all__ = ["Orders", "Quantiles", "Summary", "run_demo"]
@@ -98,7 +98,7 @@ async def run_demo(
         day = Day(
             house.desks[0],
             clock,
-            house.exchange,
+            PaperVenue(house.exchange),
             archive=projector.step,
             observer=MarketMetrics(house.metrics, stopwatch),
         )

@@ -8,6 +8,7 @@ the same ticks, strategies and plan give the same events.
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import Protocol
 
 from redis.asyncio import Redis
 
@@ -28,9 +29,9 @@ from sources.judging import Verdict
 from sources.listener import MarketListener, Observer
 from sources.prices import PriceWriter
 from sources.scheduler import Scheduler
-from sources.updates import OpenOrders, Updates
+from sources.updates import OPEN_PERIOD, WATCH_PERIOD, OpenOrders, Updates
 
-__all__ = ["Day", "NoRest"]
+__all__ = ["Crew", "Day", "NoRest", "PaperVenue", "Venue"]
 
 AFTERMATH = 15 * 60 * SECOND
 """How long after the last tick the day goes on, for orders whose fate is not known yet."""
@@ -40,6 +41,47 @@ class NoRest(LogError):
     """The engine does not come to rest: a defect, with what it was doing."""
 
 
+class Venue(Protocol):
+    """The market and the broker's side of it."""
+
+    async def trade(self, batch: Sequence[Tick]) -> Sequence[Tick]:
+        """The market trades. Answers the ticks as the engine's feed brings them."""
+        ...
+
+    async def match(self, batch: Sequence[Tick]) -> None:
+        """Fills what rests, while orders are open."""
+        ...
+
+    def next_due(self) -> Instant | None:
+        """When time alone next changes something at the broker, as far as it knows."""
+        ...
+
+
+class PaperVenue:
+    """The paper exchange, which looks at the market only when orders are open."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    async def trade(self, batch: Sequence[Tick]) -> Sequence[Tick]:
+        return batch
+
+    async def match(self, batch: Sequence[Tick]) -> None:
+        for tick in batch:
+            await self._exchange.on_tick(tick)
+
+    def next_due(self) -> Instant | None:
+        return None
+
+
+class Crew(Protocol):
+    """The workers."""
+
+    async def step(self) -> int:
+        """How much was done; zero: nothing can be done until something happens or time goes on."""
+        ...
+
+
 class Day:
     """One partition's engine, to be stepped. `archive` writes what the log has; it is called when there is news."""
 
@@ -47,19 +89,24 @@ class Day:
         self,
         desk: Desk,
         clock: VirtualClock,
-        exchange: Exchange,
+        venue: Venue,
         *,
         archive: Callable[[], Awaitable[int]],
         observer: Observer | None = None,
+        crew: Crew | None = None,
     ) -> None:
+        """One worker unless there is a `crew`."""
         self._desk = desk
         self._clock = clock
-        self._exchange = exchange
+        self._venue = venue
+        self._crew: Crew = Worker(desk, consumer="day") if crew is None else crew
         self._archive = archive
         self._heard = _Heard(observer or Observer())
         self._prices = _PricesOnDemand(desk.log.redis)
         self._position = 0
         self._next_timer: Instant | None = None
+        self._read_at: Instant = 0
+        self._watched_at: Instant = 0
 
     async def begin(self) -> None:
         """Loads the live states, as every start does."""
@@ -86,7 +133,6 @@ class Day:
             return await poller.poll(strategies)
 
         self._updates = Updates(brokers=desk.brokers, clock=self._clock, poll=poll, orders=self._orders)
-        self._worker = Worker(desk, consumer="day")
         await self._listener.begin()
         await self.settle()
 
@@ -121,7 +167,7 @@ class Day:
         """Lets everything happen that can happen now."""
         await self._prices.write_prices(self._clock.now())
         for _ in range(10_000):
-            done = await self._worker.step()
+            done = await self._crew.step()
             done += await self._follow()
             done += await self._scheduler.step(self._clock.now())
             done += await self._updates.step()
@@ -129,17 +175,26 @@ class Day:
                 break
         else:
             raise NoRest(f"the engine does not come to rest at position {self._position}")
+        self._read_at = self._clock.now()
+        await self._watch()
         await self._archive()
         await self._prices.write_ticks(self._clock.now())
         self._next_timer = await next_timer(self._desk.log)
 
-    async def _market(self, batch: list[Tick]) -> None:
+    async def _watch(self) -> None:
+        """Reads the books of those who have given up orders that may yet surface."""
+        users = [user_id for user_id, tags in self._orders.given_up.items() if tags]
+        if users and self._clock.now() - self._watched_at >= WATCH_PERIOD:
+            self._watched_at = self._clock.now()
+            await self._updates.watch(users)
+
+    async def _market(self, traded: list[Tick]) -> None:
+        batch = await self._venue.trade(traded)
         received_at = time.perf_counter_ns()
         self._heard.triggers = 0
         await self._listener.on_ticks(batch, received_at)
         if self._orders.any_open():
-            for tick in batch:
-                await self._exchange.on_tick(tick)
+            await self._venue.match(traded)
             await self.settle()
         elif self._heard.triggers:
             await self.settle()
@@ -156,7 +211,11 @@ class Day:
         return count
 
     def _next_due(self) -> Instant | None:
-        times = (self._scheduler.next_due(), self._next_timer, self._clock.next_at())
+        times = [self._scheduler.next_due(), self._next_timer, self._clock.next_at(), self._venue.next_due()]
+        if self._orders.any_open():
+            times.append(self._read_at + OPEN_PERIOD)
+        if any(self._orders.given_up.values()):
+            times.append(self._watched_at + WATCH_PERIOD)
         return min((at for at in times if at is not None), default=None)
 
 
