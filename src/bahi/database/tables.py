@@ -9,8 +9,12 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     ForeignKey,
+    Index,
+    Integer,
     LargeBinary,
+    Numeric,
     PrimaryKeyConstraint,
     Sequence,
     SmallInteger,
@@ -30,6 +34,8 @@ __all__ = [
     "events",
     "halts",
     "idempotency_keys",
+    "instrument_dumps",
+    "instruments",
     "log_identity",
     "metadata",
     "order_logs",
@@ -119,4 +125,42 @@ idempotency_keys = Table(
     Column("created_at", Instant, nullable=False, server_default=func.now()),
     Column("expires_at", Instant, nullable=False, index=True),
     PrimaryKeyConstraint("user_id", "key"),
+)
+
+instruments = Table(
+    "instruments",
+    metadata,
+    # EXCHANGE:TRADINGSYMBOL: what orders name. Rows are never deleted, so that what is gone can be told from a typo.
+    Column("symbol", Text, primary_key=True),
+    Column("exchange", String(24), nullable=False),
+    # What ticks name. Unique among the listed ones of an exchange, and given away when an instrument is gone.
+    Column("token", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("segment", String(24), nullable=False),
+    Column("tick_size", Numeric, nullable=False),
+    Column("lot_size", BigInteger, nullable=False),
+    Column("expiry", Date),
+    # Whether it is in the newest dump of its exchange; `downloaded_on` is the day of the last one that it was in.
+    Column("listed", Boolean, nullable=False),
+    Column("renamed_to", Text),
+    Column("downloaded_on", Date, nullable=False),
+    # The circuit limits of the day `quoted_on`, for those that somebody needed.
+    Column("lower_circuit", Numeric),
+    Column("upper_circuit", Numeric),
+    Column("quoted_on", Date, index=True),
+    Column("quoted_at", Instant),
+    Index("ix_instruments_exchange_token", "exchange", "token"),
+)
+
+instrument_dumps = Table(
+    "instrument_dumps",
+    metadata,
+    Column("exchange", String(24), primary_key=True),
+    # Grows with every dump that is stored: whoever holds a copy in memory sees that it is out of date.
+    Column("version", BigInteger, nullable=False),
+    Column("downloaded_on", Date, nullable=False),
+    Column("downloaded_at", Instant, nullable=False),
+    Column("listed", Integer, nullable=False),
+    Column("left_out", Integer, nullable=False),
 )
