@@ -159,8 +159,10 @@ def quick(frame: bytes, noticed: Noticed) -> list[Quick]:
             found.append((token, price * scales[token & 0xFF], seconds * SECOND, volume))
         else:
             noticed.timeless += 1
-    if at != end:
-        noticed.broken += 1
+    else:
+        if at == end:
+            return found
+    noticed.broken += 1
     return found
 
 
@@ -196,8 +198,10 @@ def _packets(frame: bytes, noticed: Noticed) -> Iterator[tuple[int, int]]:
         if at > end:
             break
         yield begin, length
-    if at != end:
-        noticed.broken += 1
+    else:
+        if at == end:
+            return
+    noticed.broken += 1
 
 
 def _index(frame: bytes, begin: int, length: int) -> Packet:
