@@ -178,7 +178,6 @@ class KiteSocket:
             await self._clock.sleep(wait)
 
     async def _open(self) -> ClientConnection | _Failed:
-        problem = ""
         try:
             return await _Direct(
                 self._url(),
@@ -197,15 +196,14 @@ class KiteSocket:
             )
         except InvalidStatus as refusal:
             status = refusal.response.status_code
-        except (InvalidURI, UnicodeError, ValueError):
-            status = 0
         except TimeoutError:
             return _Failed(f"no answer to the handshake in {OPENING:g} s")
-        except OSError as error:
+        except OSError as error:  # before ValueError, which a certificate's error is too
             return _Failed(self._clean(f"no connection: {error}"))
+        except (InvalidURI, ValueError):
+            status = 0
         except WebSocketException as error:  # its text may show an address
-            problem = type(error).__name__
-            return _Failed(f"the handshake failed: {problem}")
+            return _Failed(f"the handshake failed: {type(error).__name__}")
         # Raised out here, so that no error of the library, which knows the address, is chained to ours.
         if status == 0:
             raise BadAddress("the stream's address is not one of a WebSocket server")
