@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from decimal import Decimal
+from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -90,13 +91,13 @@ ClockTime = Annotated[
 ]
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, *, whatever_declared: bool = False) -> bytes:
     """The raw body of a JSON request. Its size is limited by `api.middleware.BodyLimit`.
 
-    Raises 415 when it is declared as something else, 408 when it trickles in.
+    Raises 415 when it is declared as something else (unless that does not matter), 408 when it trickles in.
     """
     declared = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if declared != "application/json":
+    if declared != "application/json" and not whatever_declared:
         raise Problem(415, "UNSUPPORTED_MEDIA_TYPE", "send the body as application/json")
     try:
         async with asyncio.timeout(READ_SECONDS):
@@ -106,7 +107,10 @@ async def read_body(request: Request) -> bytes:
 
 
 def parse(raw: bytes, into: type[T]) -> T:
-    """The body as a Struct. Raises 400 for what is not JSON, and 422 naming each field and the rule that it breaks."""
+    """The body as a Struct. Raises 400 for what is not JSON, and 422 naming each field and the rule that it breaks.
+
+    A field that the Struct does not have breaks one, unless the Struct is of those that take more than they know.
+    """
     given = _object(raw)
     values: dict[str, Any] = {}
     errors: list[FieldProblem] = []
@@ -120,10 +124,9 @@ def parse(raw: bytes, into: type[T]) -> T:
             values[field.name] = _value(bytes(given[field.encode_name]), _bare(field.type))
         except _Unacceptable as error:
             errors.append(FieldProblem(field.encode_name, *error.args))
-    known = {field.encode_name for field in fields}
-    errors += [
-        FieldProblem(_printable(name), "unknown", "is not a field of this request") for name in given.keys() - known
-    ]
+    if into.__struct_config__.forbid_unknown_fields:
+        unknown = given.keys() - {field.encode_name for field in fields}
+        errors += [FieldProblem(_printable(name), "unknown", "is not a field of this request") for name in unknown]
     if errors:
         raise invalid(sorted(errors, key=lambda error: error.field))
     return into(**values)
@@ -164,6 +167,8 @@ def _bare(of: Any) -> Any:
 
 
 def _metas(of: Any) -> list[Meta]:
+    if get_origin(of) in (Union, UnionType):
+        return [meta for one in get_args(of) for meta in _metas(one)]
     return [meta for meta in get_args(of)[1:] if isinstance(meta, Meta)] if get_origin(of) is Annotated else []
 
 

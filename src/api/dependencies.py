@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from api.pages import Cursors
-from api.ports import Accounts, BrokerLogin, Halts, Idempotency, Readings, Sessions, Strategies, Users
+from api.ports import Accounts, BrokerLogin, Halts, Idempotency, KiteTerms, Readings, Sessions, Strategies, Users
 from api.rate import AuthLimits, RateLimits
 from api.security.keys import SecretKeys
 from api.security.passwords import Passwords
@@ -20,10 +20,17 @@ from domain.clock import Clock
 from domain.facts import Policy
 from eventstore.log import EventLog
 
-__all__ = ["Check", "Dependencies", "Deps"]
+__all__ = ["Check", "Dependencies", "Deps", "Hint"]
 
 Check = Callable[[], Awaitable[None]]
 """Returns when its part of the engine is ready, raises when it is not; the message is shown to anybody."""
+
+Hint = Callable[[int, str], Awaitable[None]]
+"""Tells whoever reads the user's order book that this order may have changed. Lossy: the book is read anyway."""
+
+
+async def _nobody_listens(user_id: int, order_id: str) -> None:
+    """Without anybody who reads order books, a hint is for nobody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +52,8 @@ class Dependencies:
     calendar: Calendar
     clock: Clock
     policy: Policy = field(default_factory=Policy)
+    kite: KiteTerms = field(default_factory=KiteTerms)
+    hint: Hint = _nobody_listens
     checks: Mapping[str, Check] = field(default_factory=dict)
     auth_limits: AuthLimits = field(default_factory=AuthLimits)
     passwords: Passwords = field(default_factory=Passwords)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from api.bodies import ClockTime, Exact
+from api.egress import PROXY
 from api.security.passwords import MAX_LENGTH, MIN_LENGTH
 from domain.values import Holding, Product, Status
 
@@ -42,9 +43,9 @@ Reason = Annotated[str, Meta(description="why, for the audit trail", min_length=
 Proxy = Annotated[
     str,
     Meta(
-        description="http(s)://HOST:PORT through which the broker is reached",
-        max_length=200,
-        pattern=r"^https?://[A-Za-z0-9.-]{1,180}:[0-9]{1,5}$",
+        description="http(s)://[USER:PASSWORD@]HOST:PORT through which the broker is reached",
+        max_length=600,
+        pattern=PROXY,
     ),
 ]
 
@@ -60,6 +61,10 @@ class Request(Struct, forbid_unknown_fields=True):
 
 class Answer(Struct):
     """The base of what is answered."""
+
+
+class Notice(Struct):
+    """The base of what a broker tells us by itself: it may hold more than we know."""
 
 
 # --- auth ------------------------------------------------------------------------------------------------------------
@@ -97,23 +102,44 @@ class Tokens(Answer):
 
 
 class ConnectBroker(Request):
-    """Credentials are checked with the broker, stored sealed, and never shown again."""
+    """Credentials are checked with the broker, stored sealed, and never shown again.
+
+    What was given before may be left out when a Kite account connects again: then a token is enough. `egress_proxy`
+    null: from this installation's own address.
+    """
 
     broker: BrokerName
-    api_key: Secret
-    api_secret: Secret
+    api_key: Secret | UnsetType = UNSET
+    api_secret: Secret | UnsetType = UNSET
     access_token: Secret | UnsetType = UNSET
     request_token: Secret | UnsetType = UNSET
-    egress_proxy: Proxy | UnsetType = UNSET
+    egress_proxy: Proxy | UnsetType | None = UNSET
 
 
 class BrokerState(Answer):
     broker: str
-    status: str
+    status: Annotated[str, Meta(description="`connected`, or `expired`: log in at the broker again")]
     broker_user_id: str | None
     fingerprint: Annotated[str, Meta(description="tells API keys apart and reveals none")]
     connected_at: dt.datetime | None
-    egress_proxy: str | None
+    expires_at: Annotated[dt.datetime | None, Meta(description="when the session ends by itself")]
+    egress_proxy: Annotated[str | None, Meta(description="its user and password are not shown")]
+
+
+class LoginUrl(Answer):
+    login_url: Annotated[str, Meta(description="where the user logs in at the broker, in a browser")]
+
+
+class KitePostback(Notice):
+    """Kite's word that an order changed. Its checksum covers the order's id and time and nothing else, so nothing
+    else of it is looked at, and the order book is asked what is true."""
+
+    user_id: Annotated[str, Meta(description="the account at Kite", min_length=1, max_length=64)]
+    order_id: Annotated[str, Meta(description="the order at Kite", pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    order_timestamp: Annotated[str, Meta(description="as Kite writes it", min_length=1, max_length=64)]
+    checksum: Annotated[
+        str, Meta(description="SHA-256 of order_id, order_timestamp and the API secret, in hex", max_length=128)
+    ] = ""
 
 
 # --- strategies ------------------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = made.setdefault("components", {}).setdefault("schemas", {})
         schemas.update(_schemas(_leaves(models.Request), {"type": ["number", "string"]}))
+        schemas.update(_schemas(_leaves(models.Notice), {"type": "string"}))
         schemas.update(_schemas([*_leaves(models.Answer), ProblemDocument], {"type": "number"}))
         made["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
         app.openapi_schema = made

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from brokers.port import BrokerRefused, Login
 from domain.events import Event
 from domain.facts import Facts
 from domain.strategy import State
@@ -15,6 +16,7 @@ from domain.values import Instant
 from eventstore.envelope import Dedupe
 
 __all__ = [
+    "AccountTaken",
     "Accounts",
     "Answered",
     "ArchivedEvent",
@@ -24,12 +26,15 @@ __all__ = [
     "BusyKey",
     "Credentials",
     "Decide",
+    "EgressShared",
     "EmailTaken",
     "Halt",
     "Halts",
     "Idempotency",
+    "KiteTerms",
     "LoggedIn",
     "LoggedOut",
+    "Login",
     "OrderRow",
     "OtherRequest",
     "Readings",
@@ -124,14 +129,23 @@ Credentials = Mapping[str, str]
 
 
 class BrokerAccount(Struct, frozen=True):
-    """An account without its secrets."""
+    """An account without its secrets; the credentials of its proxy are masked."""
 
     broker: str
     status: str
     broker_user_id: str | None
     fingerprint: str
     connected_at: dt.datetime | None
+    expires_at: dt.datetime | None
     egress_proxy: str | None
+
+
+class AccountTaken(Exception):
+    """Another user has connected this account of the broker's."""
+
+
+class EgressShared(Exception):
+    """Another user's account at this broker has the same egress."""
 
 
 class Accounts(Protocol):
@@ -144,29 +158,52 @@ class Accounts(Protocol):
         credentials: Credentials,
         fingerprint: str,
         egress_proxy: str | None,
+        expires_at: Instant | None = None,
+        own_egress: bool = False,
     ) -> None:
-        """Store the account, its credentials sealed, in place of the one before."""
+        """Store the account in place of the one before, its credentials and its proxy sealed.
+
+        Raises AccountTaken and, when it must have an egress of its own, EgressShared; nothing is stored then.
+        """
         ...
 
     async def get(self, user_id: int) -> BrokerAccount | None: ...
+
+    async def kept(self, user_id: int, broker: str) -> Credentials | None:
+        """What the user's account at this broker was connected with, `egress_proxy` among it, whatever became of the
+        session. None when there is no such account."""
+        ...
+
+    async def shares_egress(self, user_id: int, broker: str, egress_proxy: str | None) -> bool:
+        """Whether another user's account at this broker leaves from there."""
+        ...
+
+    async def find(self, broker: str, broker_user_id: str) -> tuple[int, Credentials] | None:
+        """Whose account it is, and what it was connected with. For an unknown one it takes as long."""
+        ...
 
     async def disconnect(self, user_id: int) -> bool:
         """Forget the account and its credentials. False when there was none."""
         ...
 
 
-class BrokerRefused(Exception):
-    """The broker does not take the credentials."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 class BrokerLogin(Protocol):
-    async def authenticate(self, user_id: int, credentials: Credentials) -> tuple[str, Credentials]:
-        """Check the credentials with the broker: its id of the user, and what to keep. Raises `BrokerRefused`."""
+    async def authenticate(self, user_id: int, credentials: Credentials, egress_proxy: str | None = None) -> Login:
+        """Check the credentials with the broker, through the proxy if there is one.
+
+        Raises BrokerRefused, and BrokerUnavailable when nothing is known for want of an answer.
+        """
         ...
+
+
+class KiteTerms(Struct, frozen=True, kw_only=True):
+    """On which terms this installation takes Kite accounts."""
+
+    login_page: str = "https://kite.zerodha.com/connect/login"
+    family: bool = False
+    """All accounts are one family's, so they may share an egress."""
+    real_prices: bool = False
+    """Stops follow Kite's own prices. Without that no Kite account is taken: they would follow somebody else's."""
 
 
 # --- the kill switch -------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 (architecture §5.3). The readings raise `BrokerUnavailable` or `SessionExpired`; a failed reading is no reading.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol
@@ -24,6 +24,25 @@ class BrokerUnavailable(BrokerError):
 
 class SessionExpired(BrokerError):
     """The account has no valid session: the user must log in at the broker again."""
+
+
+class BrokerRefused(BrokerError):
+    """The broker does not take the credentials. The reason says what to do, and holds none of them."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Login(Struct, frozen=True, kw_only=True):
+    """A session at the broker: whose it is, the credentials worth keeping, and when it ends (None: it does not)."""
+
+    broker_user_id: str
+    credentials: Mapping[str, str]
+    expires_at: Instant | None = None
+
+    def __repr__(self) -> str:
+        return f"Login(broker_user_id={self.broker_user_id!r}, expires_at={self.expires_at})"
 
 
 class Accepted(Struct, frozen=True):
@@ -185,6 +204,11 @@ class Instrument(Struct, frozen=True, kw_only=True):
 class Instruments(Protocol):
     """The tradable instruments by `EXCHANGE:TRADINGSYMBOL`."""
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the list is there; without it nothing is found, which says nothing about a symbol."""
+        ...
+
     def find(self, symbol: str) -> Instrument | None: ...
 
     def near(self, symbol: str) -> list[str]:
@@ -199,12 +223,14 @@ __all__ = [
     "Broker",
     "BrokerError",
     "BrokerPosition",
+    "BrokerRefused",
     "BrokerUnavailable",
     "Brokers",
     "Changing",
     "Done",
     "Instrument",
     "Instruments",
+    "Login",
     "NotPlaced",
     "OrderLimits",
     "Placing",

@@ -4,7 +4,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from api.ports import BrokerRefused, Credentials
+from api.ports import BrokerRefused, Credentials, Login
 from api.routes.broker import PaperLogin
 from bahi.database.halts import SqlHalts
 from domain.events import BrokerAuthFailed, BrokerAuthSuccess, BrokerKeySubmitted, UserHalted, UserResumed
@@ -24,6 +24,7 @@ async def test_paper_takes_any_key_and_the_story_is_in_the_log(world: World, ali
         "broker": "paper",
         "status": "connected",
         "broker_user_id": f"PAPER{alice.user_id}",
+        "expires_at": None,
         "egress_proxy": "http://10.0.0.1:3128",
     }
     assert (await alice.get("/broker")).content == answer.content
@@ -49,7 +50,10 @@ async def test_credentials_have_a_form(world: World, alice: Trader) -> None:
         ({"api_key": "x" * 513}, {"api_key": "max_length"}),
         ({"broker": "zerodha"}, {"broker": "enum"}),
         ({"egress_proxy": "file:///etc/passwd"}, {"egress_proxy": "pattern"}),
-        ({"egress_proxy": "http://user:password@host:1"}, {"egress_proxy": "pattern"}),
+        ({"egress_proxy": "http://user:pass word@host:1"}, {"egress_proxy": "pattern"}),
+        ({"egress_proxy": "http://host"}, {"egress_proxy": "pattern"}),
+        ({"egress_proxy": "http://host:70000"}, {"egress_proxy": "port"}),
+        ({"egress_proxy": "http://host:0"}, {"egress_proxy": "port"}),
         ({"user_id": 1}, {"user_id": "unknown"}),
     ]
     for changes, broken in cases:
@@ -57,13 +61,13 @@ async def test_credentials_have_a_form(world: World, alice: Trader) -> None:
         assert await world.history(BrokerKeySubmitted) == []
 
 
-async def test_kite_is_not_available_yet(world: World, alice: Trader) -> None:
+async def test_kite_is_not_available_without_a_login_for_it(world: World, alice: Trader) -> None:
     problem(await alice.post("/broker/connect", PAPER | {"broker": "kite"}), 400, "BROKER_NOT_AVAILABLE")
     assert await world.history(BrokerKeySubmitted) == []
 
 
 class Choosy(PaperLogin):
-    async def authenticate(self, user_id: int, credentials: Credentials) -> tuple[str, Credentials]:
+    async def authenticate(self, user_id: int, credentials: Credentials, egress_proxy: str | None = None) -> Login:
         if credentials["api_key"] != "right":
             raise BrokerRefused("invalid api_key")
         return await super().authenticate(user_id, credentials)

@@ -90,7 +90,7 @@ async def _connect(world: World, accounts: SqlAccounts, user_id: int) -> None:
     await accounts.connect(
         user_id,
         broker="paper",
-        broker_user_id="P",
+        broker_user_id=f"P{user_id}",
         credentials={"api_key": f"key of {user_id}"},
         fingerprint="f",
         egress_proxy=None,

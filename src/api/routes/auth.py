@@ -17,6 +17,7 @@ from api.models import Login, Logout, Refresh, Register, Tokens
 from api.openapi import operation
 from api.ports import EmailTaken, LoggedOut, Reused, Rotated
 from api.problems import FieldProblem, Problem, invalid
+from api.rate import peer
 from api.record import record
 from api.security.passwords import weakness
 from api.security.tokens import ACCESS_SECONDS, REFRESH_SECONDS, digest, new_family, new_refresh_token
@@ -36,7 +37,7 @@ _log = structlog.get_logger(__name__)
 )
 async def register(request: Request, deps: Deps) -> Response:
     """Create an account and log in."""
-    await deps.rate_limits.knock(_address(request))
+    await deps.rate_limits.knock(peer(request))
     asked = parse(await read_body(request), Register)
     email = asked.email.lower()
     if (why := weakness(asked.password, email)) is not None:
@@ -58,7 +59,7 @@ async def register(request: Request, deps: Deps) -> Response:
 )
 async def login(request: Request, deps: Deps) -> Response:
     """Log in with e-mail address and password."""
-    await deps.rate_limits.knock(_address(request))
+    await deps.rate_limits.knock(peer(request))
     asked = parse(await read_body(request), Login)
     email = asked.email.lower()
     await deps.rate_limits.login(email)
@@ -80,7 +81,7 @@ async def login(request: Request, deps: Deps) -> Response:
 )
 async def refresh(request: Request, deps: Deps) -> Response:
     """Exchange a refresh token, which is good for one exchange. One that comes twice ends the login."""
-    await deps.rate_limits.knock(_address(request))
+    await deps.rate_limits.knock(peer(request))
     asked = parse(await read_body(request), Refresh)
     successor = new_refresh_token()
     match await deps.sessions.rotate(digest(asked.refresh_token), digest(successor), REFRESH_SECONDS):
@@ -100,7 +101,7 @@ async def refresh(request: Request, deps: Deps) -> Response:
 )
 async def logout(request: Request, deps: Deps) -> Response:
     """End the login of a refresh token, its access tokens included."""
-    await deps.rate_limits.knock(_address(request))
+    await deps.rate_limits.knock(peer(request))
     asked = parse(await read_body(request), Logout)
     await deps.sessions.close(digest(asked.refresh_token))
     return Response(status_code=204)
@@ -120,8 +121,3 @@ def _tokens(deps: Dependencies, user_id: int, role: str, family: str, refresh_to
         token_type="Bearer",  # noqa: S106 - RFC 6750's word
         expires_in=ACCESS_SECONDS,
     )
-
-
-def _address(request: Request) -> str:
-    """The peer. Behind a proxy the server puts the caller's address there, from proxies that it was told to trust."""
-    return request.client.host if request.client else "local"
