@@ -1,0 +1,226 @@
+"""One request on the wire, and what is certainly known of it: whether any byte of it can have left this process.
+
+Nothing of a request is written before its connection stands: TCP, TLS and a proxy's CONNECT included. So what fails
+before the first byte is *known not sent*, whatever the error says, and what fails after it is *unknown*. The first byte
+is handed to the socket under a lock that the waiting side can take first: a request that was abandoned before then is
+never written, however late its connection comes to stand (a slow name server, a proxy that hangs).
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, NoReturn
+
+import requests
+from msgspec import Struct
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+__all__ = ["Answered", "Attempt", "Reply", "Wire"]
+
+ANY_IPV4: Final = ("0.0.0.0", 0)  # noqa: S104 (the source address of what goes out, nothing listens on it)
+"""Kite: orders are taken from registered addresses only, and an IPv6 address of the day is none of them."""
+LARGEST_BODY: Final = 64 * 1024 * 1024
+CHUNK: Final = 64 * 1024
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """What the wire showed of one request: facts, no judgement.
+
+    `written`: bytes of it may have left. `trouble`: what broke; then the answer is not, or not wholly, here, though
+    `status` may be.
+    """
+
+    written: bool
+    status: int | None = None
+    content_type: str = ""
+    body: bytes = b""
+    trouble: str = ""
+
+    def __repr__(self) -> str:
+        return f"Reply(written={self.written}, status={self.status}, {len(self.body)} bytes, trouble={self.trouble!r})"
+
+
+class Abandoned(Exception):
+    """Nobody waits any more, so the request is not written."""
+
+
+class Answered(Exception):
+    """Carries the answer past the official client, which would lose most of it."""
+
+    def __init__(self, status: int, content_type: str, body: bytes) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
+        self.content_type = content_type
+        self.body = body
+
+
+class Attempt:
+    """One request, between the thread that sends it and the loop that waits for it."""
+
+    def __init__(self, on_written: Callable[[int], None] | None = None) -> None:
+        """`on_written` hears `perf_counter_ns()` when the whole request has been handed to the socket."""
+        self._lock = threading.Lock()
+        self._written = False
+        self._abandoned = False
+        self._socket: socket.socket | None = None
+        self._on_written = on_written
+        self.status: int | None = None
+        """Of the answer, once its head is here."""
+
+    @property
+    def written(self) -> bool:
+        return self._written
+
+    def first_byte(self, sock: Any) -> None:
+        """The request begins to leave by this socket. Raises Abandoned."""
+        with self._lock:
+            if self._abandoned and not self._written:
+                raise Abandoned
+            self._written, self._socket = True, sock
+
+    def last_byte(self) -> None:
+        if self._on_written is not None:
+            self._on_written(time.perf_counter_ns())
+
+    def abandon(self) -> bool:
+        """True: nothing of it was written, and nothing ever will be. False: it is too late for that."""
+        with self._lock:
+            self._abandoned = True
+            return not self._written
+
+    def abort(self) -> None:
+        """Wakes the thread that waits for the answer."""
+        with self._lock:
+            if self._socket is None:
+                return
+            try:
+                # of the plain socket: that of TLS would forget its keys under the thread that reads from it
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            except OSError:
+                pass  # the connection has ended already
+
+    def ended(self) -> None:
+        with self._lock:
+            self._socket = None
+
+
+class Wire(requests.Session):
+    """A session without memory of its surroundings: no netrc, no proxies or bundles from the environment, no redirects,
+    no second try of anything. It raises `Answered` instead of returning, as soon as the whole answer is here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.attempt: Attempt | None = None
+        adapter = _Adapter(self)
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        return None
+
+    def request(self, method: str, url: str | bytes, *args: Any, **settings: Any) -> NoReturn:
+        settings["stream"] = True
+        with super().request(method, url, *args, **settings) as response:
+            assert self.attempt is not None  # noqa: S101 (who sends sets it)
+            self.attempt.status = response.status_code
+            parts, size = [], 0
+            for part in response.iter_content(CHUNK):
+                parts.append(part)
+                size += len(part)
+                if size > LARGEST_BODY:
+                    raise OSError(f"the answer is larger than {LARGEST_BODY} bytes")
+            raise Answered(response.status_code, response.headers.get("Content-Type", ""), b"".join(parts))
+
+
+class _Adapter(HTTPAdapter):
+    """Its connections mark when a request begins to leave; the same for those through a proxy."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._schemes = {
+            "http": _pool(HTTPConnectionPool, _Plain, wire),
+            "https": _pool(HTTPSConnectionPool, _Tls, wire),
+        }
+        super().__init__(pool_connections=2, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **settings: Any) -> None:
+        super().init_poolmanager(connections, maxsize, block, source_address=ANY_IPV4, **settings)
+        self.poolmanager.pool_classes_by_scheme = self._schemes
+
+    def proxy_manager_for(self, proxy: str, **settings: Any) -> Any:
+        """Only proxies whose connections are ours; another kind would be passed by."""
+        if not proxy.lower().startswith(("http://", "https://")):
+            raise requests.exceptions.InvalidSchema("an egress proxy must be http or https")
+        manager = super().proxy_manager_for(proxy, source_address=ANY_IPV4, **settings)
+        manager.pool_classes_by_scheme = self._schemes
+        return manager
+
+
+def _pool(pool: type[HTTPConnectionPool], connection: Callable[..., Any], wire: Wire) -> type[HTTPConnectionPool]:
+    return type(pool.__name__, (pool,), {"ConnectionCls": staticmethod(partial(connection, wire))})
+
+
+class _Marking(HTTPConnection):
+    """A connection that says when the first and when the last byte of a request leaves by it.
+
+    CONNECT goes through `send` too, while `connect` is still under way: it is not the request. TLS writes elsewhere.
+    """
+
+    def __init__(self, wire: Wire, *args: Any, **settings: Any) -> None:
+        self._wire = wire
+        self._stands = False
+        super().__init__(*args, **settings)
+
+    def connect(self) -> None:
+        self._stands = False
+        super().connect()
+        self._stands = True
+
+    def close(self) -> None:
+        self._stands = False
+        super().close()
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        if self._stands:
+            self._attempt.first_byte(self.sock)
+        super().send(data)
+
+    def getresponse(self) -> Any:
+        self._attempt.last_byte()
+        return super().getresponse()
+
+    @property
+    def _attempt(self) -> Attempt:
+        assert self._wire.attempt is not None  # noqa: S101 (who sends sets it)
+        return self._wire.attempt
+
+
+class _Plain(_Marking):
+    pass
+
+
+class _Tls(_Marking, HTTPSConnection):
+    pass
+
+
+def trouble_of(error: BaseException) -> str:
+    """What broke, from the innermost cause. Only system and protocol errors speak for themselves; the texts of others
+    may hold what they failed on."""
+    inner: BaseException = error
+    seen = {id(inner)}
+    while (cause := _cause(inner)) is not None and id(cause) not in seen:
+        inner = cause
+        seen.add(id(inner))
+    said = f": {inner}" if isinstance(inner, OSError) and not isinstance(inner, requests.RequestException) else ""
+    return f"{type(inner).__name__}{said}"[:200]
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    inside = [getattr(error, "reason", None), error.__cause__, *reversed(error.args), error.__context__]
+    return next((each for each in inside if isinstance(each, BaseException)), None)
