@@ -72,6 +72,7 @@ LAST_LOOK: Final = 0.1
 async def create_strategy(attempt: Write[CreateStrategy]) -> Response:
     """Write a strategy down. It does nothing until it is started."""
     deps, asked = attempt.deps, attempt.body
+    _need_instruments(deps)
     symbol = asked.symbol if ":" in asked.symbol else f"NSE:{asked.symbol}"
     config = Config(**structs.asdict(asked) | {"symbol": symbol})
     facts = Facts(
@@ -98,6 +99,7 @@ async def update_strategy(attempt: Write[UpdateStrategy]) -> Response:
     if not given:
         raise invalid([FieldProblem("", "empty", "name at least one field to change")])
     changes = Changes(**given)
+    _need_instruments(attempt.deps)
     state = await _turn(attempt, strategy_id, lambda state, facts: decide_update(state, changes, facts))
     return answers.json(_status(attempt.deps, state))
 
@@ -114,6 +116,7 @@ async def start_strategy(attempt: Write[StartStrategy]) -> Response:
     def running(state: State) -> bool:
         return state.status is Status.RUNNING or not (state.start_requested or state.alive)
 
+    _need_instruments(attempt.deps)
     state = await _turn(attempt, attempt.body.strategy_id, decide)
     state, reached = await _until(running, attempt, state)
     if reached and not state.alive and state.last_action.startswith("START refused"):
@@ -141,6 +144,16 @@ async def settle_position(attempt: Write[SettlePosition]) -> Response:
     asked = attempt.body
     state = await _turn(attempt, asked.strategy_id, lambda state, _: decide_settle(state, asked.quantity, "USER"))
     return answers.json(_status(attempt.deps, state))
+
+
+def _need_instruments(deps: Dependencies) -> None:
+    """503 while the broker's list of instruments is not there: no symbol is called unknown for that reason."""
+    if not deps.instruments.loaded:
+        detail = (
+            "the instruments of Kite are not loaded yet: they are downloaded within minutes once an account is "
+            "connected, and an operator can load them with `bahi instruments --import FILE`"
+        )
+        raise Problem(503, "INSTRUMENTS_NOT_LOADED", detail, headers={"Retry-After": "60"})
 
 
 async def _append_created(attempt: Write[CreateStrategy], strategy_id: int, created: Event) -> None:

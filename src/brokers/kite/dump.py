@@ -101,8 +101,11 @@ class Dump:
         lines = self._lines()
         header = next(lines, b"")
         if header.rstrip(b"\r\n") != HEADER.encode():
-            raise DumpError(f"this is no instruments dump of Kite: it begins with {_shown(header)}, not with its header")
-        number, ended, blank = 1, header.endswith(b"\n"), 0
+            raise DumpError(
+                f"this is no instruments dump of Kite: it begins with {_shown(header)}, not with its header"
+            )
+        exchanges: set[str] = set()
+        blank = 0
         for number, line in enumerate(lines, 2):
             ended = line.endswith(b"\n")
             text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
@@ -119,6 +122,9 @@ class Dump:
                     raise DumpError(f"the dump breaks off in line {number}") from error
                 self._leave_out(number, str(error))
             else:
+                if not ended and row.exchange not in exchanges:  # `NS` would be an exchange too
+                    raise DumpError(f"the dump breaks off in line {number}")
+                exchanges.add(row.exchange)
                 self.rows += 1
                 if row.token >> 8 != row.exchange_token:
                     self.odd_tokens += 1
