@@ -1,0 +1,33 @@
+"""A server that answers every request with the same bytes, or not at all."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+HANGS = b"hangs"
+
+
+def answer(status: int, body: bytes, content_type: str | None = "application/json") -> bytes:
+    kind = b"" if content_type is None else f"Content-Type: {content_type}\r\n".encode()
+    return b"HTTP/1.1 %d X\r\n%sContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (status, kind, len(body), body)
+
+
+@asynccontextmanager
+async def canned(raw: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Its root, and the heads of the requests that came. Empty bytes: the connection is closed without an answer."""
+    seen: list[bytes] = []
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        if raw == HANGS:
+            await over.wait()
+        writer.write(raw)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1]), seen
+    finally:
+        over.set()
+        server.close()
