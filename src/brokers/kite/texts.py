@@ -31,11 +31,22 @@ def parse_text(frame: str) -> OrderText | ErrorText | None:
     except (msgspec.DecodeError, RecursionError):
         return None
     match said:
-        case {"type": "order", "data": {"order_id": str() | int() as order_id}} if 0 < len(str(order_id)) <= LONGEST_ID:
-            return OrderText(str(order_id))
+        case {"type": "order", "data": {"order_id": order_id}}:
+            return OrderText(_order_id(order_id))
         case {"type": "order"}:
             return OrderText("")
         case {"type": "error", **rest}:
             return ErrorText(str(rest.get("data", ""))[:LONGEST_ERROR])
         case _:
             return None
+
+
+def _order_id(value: object) -> str:
+    """Kite: a string of digits. As a number it is exact too, as long as it came as a whole one."""
+    match value:
+        case str() if len(value) <= LONGEST_ID:
+            return value
+        case int() if not isinstance(value, bool) and 0 < value < 10**LONGEST_ID:
+            return str(value)
+        case _:
+            return ""

@@ -44,6 +44,13 @@ SLOW: Final = 4 * 2**20
 ODD_PACKET: Final = bytes(60)
 """Of a length that no client knows."""
 CLOSING: Final = 1.0
+TROUBLES: Final = (
+    Fault.F12_STREAM_GAP,
+    Fault.F14_SILENT_STREAM,
+    Fault.F15_STREAM_ABORTED,
+    Fault.F15_SLOW_READER,
+)
+"""What may befall a connection whenever something is sent on it."""
 
 Plays = Callable[[Fault, str | None], Play | None]
 """Whether this fault plays now for this user."""
@@ -169,9 +176,7 @@ class StreamServer:
     def on_order(self, user_id: str, payload: Mapping[str, Any]) -> None:
         """An order traded, was modified, cancelled, rejected or triggered; `payload` is its row of the book."""
         text = encode({"type": "order", "id": "", "data": pushed(payload)}).decode()
-        for fault in (Fault.F12_STREAM_GAP, Fault.F14_SILENT_STREAM, Fault.F15_STREAM_ABORTED, Fault.F15_SLOW_READER):
-            if play := self._plays(fault, user_id):
-                self.trouble(play, user_id)
+        self._meet_trouble(user_id)
         if self._plays(Fault.F12_PUSH_LOST, user_id):
             return
         if self._plays(Fault.F12_PUSH_REORDERED, user_id) and user_id not in self._delayed:
@@ -261,7 +266,7 @@ class StreamServer:
     def _obey(self, client: _Client, message: str) -> None:
         try:
             said = msgspec.json.decode(message)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             said = None
         match said:
             case {"a": "subscribe", "v": [*tokens]} if _are_tokens(tokens):
@@ -293,8 +298,14 @@ class StreamServer:
     def _complain(self, client: _Client, text: str) -> None:
         self._send(client, encode({"type": "error", "data": text}).decode())
 
+    def _meet_trouble(self, user_id: str) -> None:
+        for fault in TROUBLES:
+            if play := self._plays(fault, user_id):
+                self.trouble(play, user_id)
+
     def _send_packets(self, client: _Client, packets: Sequence[bytes]) -> None:
         user_id = client.user_id
+        self._meet_trouble(user_id)
         if self._plays(Fault.F17_EMPTY_FRAME, user_id):
             self._send(client, b"")
             self._send(client, frame([]))
