@@ -29,7 +29,7 @@ Hint = Callable[[int, str], Awaitable[None]]
 """Tells whoever reads the user's order book that this order may have changed. Lossy: the book is read anyway."""
 
 
-async def _nobody_listens(user_id: int, order_id: str) -> None:
+async def nobody_listens(user_id: int, order_id: str) -> None:
     """Without anybody who reads order books, a hint is for nobody."""
 
 
@@ -53,7 +53,7 @@ class Dependencies:
     clock: Clock
     policy: Policy = field(default_factory=Policy)
     kite: KiteTerms = field(default_factory=KiteTerms)
-    hint: Hint = _nobody_listens
+    hint: Hint = nobody_listens
     checks: Mapping[str, Check] = field(default_factory=dict)
     auth_limits: AuthLimits = field(default_factory=AuthLimits)
     passwords: Passwords = field(default_factory=Passwords)

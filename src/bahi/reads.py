@@ -13,7 +13,7 @@ from brokers.port import BrokerUnavailable
 from domain.clock import Clock
 from domain.values import SECOND
 
-__all__ = ["Reading", "ReadLimits"]
+__all__ = ["ReadLimits", "Reading"]
 
 Reading = Literal["quote", "read"]
 

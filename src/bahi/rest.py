@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.dependencies import Check, Dependencies
-from api.ports import BrokerLogin, Decide, UnknownStrategy
+from api.dependencies import Check, Dependencies, Hint, nobody_listens
+from api.ports import BrokerLogin, Decide, KiteTerms, UnknownStrategy
 from api.rate import AuthLimits
 from api.routes.broker import PaperLogin
 from api.security.box import SecretBox
@@ -69,12 +69,15 @@ def rest_dependencies(
     redis: "Redis",
     keys: SecretKeys,
     logins: Mapping[str, BrokerLogin] | None = None,
+    kite: KiteTerms | None = None,
+    hint: Hint | None = None,
     checks: Mapping[str, Check] | None = None,
     auth_limits: AuthLimits | None = None,
     passwords: Passwords | None = None,
     registry: CollectorRegistry | None = None,
 ) -> Dependencies:
-    """`desks` is by partition; `redis` counts the rate limits; `logins` is paper trading alone unless given."""
+    """`desks` is by partition; `redis` counts the rate limits; `logins` is paper trading alone unless given; `hint`
+    tells who reads the order books, nobody unless given."""
     desk = desks[0]
     return Dependencies(
         users=SqlUsers(engine),
@@ -88,6 +91,8 @@ def rest_dependencies(
         redis=redis,
         keys=keys,
         logins={"paper": PaperLogin()} if logins is None else logins,
+        kite=kite or KiteTerms(),
+        hint=hint or nobody_listens,
         instruments=desk.instruments,
         calendar=desk.calendar,
         clock=desk.clock,

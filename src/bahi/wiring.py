@@ -1,8 +1,8 @@
 """The composition root: settings in, a house out — servers, log, broker, desks — with everything closed at the end."""
 
-import asyncio
+import functools
 import socket
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,22 +10,26 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio.to_thread
-import structlog
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
-from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.security.box import SecretBox
+from api.security.keys import SecretKeys
 from bahi.clock import SystemClock
 from bahi.database.engine import create_engine
+from bahi.database.instruments import SqlInstruments
 from bahi.database.migrate import migrate
-from bahi.database.tables import broker_accounts
+from bahi.hints import Hints
+from bahi.instruments import CatalogueFollower
+from bahi.kite import AllBrokers, Kite, kite_address
+from bahi.reads import ReadLimits
 from bahi.servers import attach_or_start
+from bahi.sessions import BrokerSessions
 from bahi.settings import Settings
 from bahi.telemetry.logging import register_secret
 from bahi.telemetry.metrics import InstrumentedBroker, Metrics, TickToOrder, instrument_log
-from brokers.instruments import BUILT_IN
+from brokers.instruments import BUILT_IN, InstrumentCatalogue
 from brokers.paper.book import Book
 from brokers.paper.broker import PaperBrokers
 from brokers.paper.exchange import Exchange, LastPrice
@@ -35,7 +39,7 @@ from brokers.port import Broker, Brokers, BrokerUnavailable, Instruments
 from domain.calendar import AlwaysOpenCalendar, Calendar, load_nse
 from domain.clock import Clock
 from domain.facts import Policy
-from domain.values import SECOND, Duration, Instant, Tick
+from domain.values import Duration, Tick
 from eventstore.archive import PostgresArchive
 from eventstore.clients import command, log_client
 from eventstore.errors import LogUnavailable
@@ -48,23 +52,27 @@ from projections.runtime import DEFAULTS
 
 __all__ = ["House", "open_house"]
 
-log = structlog.get_logger(__name__)
-
 SHORTEST_MASKED = 8
 """A shorter password would be masked out of ordinary words too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class House:
-    """Everything a role works with. `logs` and `desks` are by partition."""
+    """Everything a role works with. `logs` and `desks` are by partition. `catalogue` follows what Kite lists, when
+    prices come from Kite; else the built-in instruments are traded."""
 
     settings: Settings
     clock: Clock
     calendar: Calendar
     policy: Policy
     instruments: Instruments
+    catalogue: CatalogueFollower | None
+    keys: SecretKeys
     brokers: Brokers
     exchange: Exchange
+    kite: Kite
+    sessions: BrokerSessions
+    hints: Hints
     engine: AsyncEngine
     redis: "Redis"
     logs: list[EventLog]
@@ -86,8 +94,11 @@ async def open_house(
     metrics: Metrics | None = None,
     plan: Plan | None = None,
     tick_to_order: TickToOrder | None = None,
+    limit_reads: bool = True,
+    on_order_written: Callable[[int], None] | None = None,
 ) -> AsyncIterator[House]:
-    """Starts or finds the servers, migrates the database, opens the log; closes all of it again.
+    """Starts or finds the servers, migrates the database, opens the log; closes all of it again. `limit_reads` is off
+    for a clock that is turned by hand, against which no window of time can be counted.
 
     Raises SettingsError, ServerError, LogError with what is wrong and what to do.
     """
@@ -106,6 +117,12 @@ async def open_house(
         stack.push_async_callback(engine.dispose)
         redis = log_client(redis_url)
         stack.push_async_callback(redis.aclose)
+        instruments: Instruments = BUILT_IN
+        catalogue: CatalogueFollower | None = None
+        if settings.price_feed == "kite":
+            listed = InstrumentCatalogue(clock)
+            instruments, catalogue = listed, CatalogueFollower(listed, SqlInstruments(engine), clock)
+            await catalogue.load()
         paper_file = settings.home.expanduser() / "paper.db"
         book = Book(paper_file)
         stack.callback(book.close)
@@ -113,15 +130,29 @@ async def open_house(
             book,
             clock,
             _last_price(redis),
-            instruments=BUILT_IN,
+            instruments=instruments,
             calendar=calendar,
             plan=plan or (parse_plan(settings.paper_plan) if settings.paper_plan else None),
         )
-        connected = ConnectedUsers(engine, "paper", clock)
-        stack.push_async_callback(connected.aclose)
+        keys = SecretKeys(key.get_secret_value() for key in settings.key_ring())
+        logs: list[EventLog] = []
+        sessions = BrokerSessions(engine, SecretBox(keys), clock, log_of=lambda user_id: logs[user_id % len(logs)])
+        stack.push_async_callback(sessions.aclose)
+        hints = Hints(redis)
+        stack.push_async_callback(hints.aclose)
+        kite = Kite(
+            kite_address(settings),
+            sessions,
+            instruments,
+            clock,
+            reads=ReadLimits(redis, clock) if limit_reads else None,
+            hints=hints,
+            on_order_written=on_order_written,
+        )
+        stack.push_async_callback(kite.aclose)
         tick_to_order = tick_to_order or TickToOrder(metrics.tick_to_order.observe)
-        brokers = InstrumentedBrokers(PaperBrokers(exchange, connected), metrics, clock, tick_to_order)
-        logs = []
+        paper = PaperBrokers(exchange, functools.partial(sessions.connected, "paper"))
+        brokers = InstrumentedBrokers(AllBrokers(paper, kite.brokers), metrics, clock, tick_to_order)
         for partition in range(settings.partitions):
             opened = await open_log(
                 redis_url,
@@ -141,7 +172,7 @@ async def open_house(
                 clock=clock,
                 calendar=calendar,
                 policy=policy,
-                instruments=BUILT_IN,
+                instruments=instruments,
                 brokers=brokers,
                 known={},
             )
@@ -152,9 +183,14 @@ async def open_house(
             clock=clock,
             calendar=calendar,
             policy=policy,
-            instruments=BUILT_IN,
+            instruments=instruments,
+            catalogue=catalogue,
+            keys=keys,
             brokers=brokers,
             exchange=exchange,
+            kite=kite,
+            sessions=sessions,
+            hints=hints,
             engine=engine,
             redis=redis,
             logs=logs,
@@ -229,54 +265,6 @@ def _last_price(redis: "Redis") -> LastPrice:
         return None if found is None else Tick(symbol, found[0], found[1])
 
     return last
-
-
-class ConnectedUsers:
-    """Which users have a session at a broker, about a second old. While the database does not answer, the last answer
-    stands, at once, and trading goes on. Raises LogUnavailable, to be asked again, as long as there was none at all:
-    nobody is taken for disconnected whose account could not be read."""
-
-    FRESH: Duration = SECOND
-    PATIENCE = 1.0
-    """Seconds after which the database counts as not answering."""
-
-    def __init__(self, engine: AsyncEngine, broker: str, clock: Clock) -> None:
-        self._engine = engine
-        self._clock = clock
-        self._query = select(broker_accounts.c.user_id).where(
-            broker_accounts.c.broker == broker, broker_accounts.c.status == "connected"
-        )
-        self._users: frozenset[int] | None = None
-        self._reading: asyncio.Task[None] | None = None
-        self._begun_at: Instant = 0
-        self._answers = True
-
-    async def __call__(self) -> Collection[int]:
-        now = self._clock.now()
-        if self._reading is None or (self._reading.done() and abs(now - self._begun_at) >= self.FRESH):
-            self._begun_at = now
-            self._reading = asyncio.create_task(self._read(), name="accounts")
-        if self._answers and not self._reading.done():
-            await asyncio.wait({self._reading}, timeout=self.PATIENCE)
-            self._answers = self._answers and self._reading.done()
-        if self._users is None:
-            raise LogUnavailable("the broker accounts cannot be read from the database")
-        return self._users
-
-    async def aclose(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
-
-    async def _read(self) -> None:
-        try:
-            async with self._engine.connect() as connection:
-                rows = await connection.execute(self._query)
-            self._users = frozenset(row.user_id for row in rows)
-            self._answers = True
-        except SQLAlchemyError as error:
-            log.warning("accounts_not_read", why=str(error.__cause__ or error)[:200])
-            self._answers = False
 
 
 class InstrumentedBrokers:

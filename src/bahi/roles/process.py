@@ -68,6 +68,7 @@ async def run_roles(house: House, names: Sequence[str], started: Callable[[], No
     stopping = _on_signals()
     async with asyncio.TaskGroup() as group:
         followers = [group.create_task(fanout.run()) for fanout in fanouts]
+        followers += [group.create_task(house.catalogue.run())] if house.catalogue is not None else []
         heart = group.create_task(beat(house.redis, wanted, house.clock))
         running = {name: group.create_task(role.run(), name=name) for name, role in roles.items()}
         log.info("started", roles=wanted)

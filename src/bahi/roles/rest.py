@@ -10,12 +10,14 @@ import uvicorn
 from sqlalchemy import text
 
 from api.app import create_app
-from api.security.keys import SecretKeys
+from api.ports import KiteTerms
+from api.routes.broker import PaperLogin
 from bahi.rest import rest_dependencies
 from bahi.roles.base import Partition
 from bahi.roles.heartbeat import check_alive, check_feed
 from bahi.telemetry.metrics import instrument_check
 from bahi.wiring import House
+from brokers.kite.login import KiteLogin
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +56,14 @@ class RestRole:
             engine=house.engine,
             desks=house.desks,
             redis=house.redis,
-            keys=SecretKeys(key.get_secret_value() for key in house.settings.key_ring()),
+            keys=house.keys,
+            logins={"paper": PaperLogin(), "kite": KiteLogin(house.kite.address, house.clock)},
+            kite=KiteTerms(
+                login_page=house.settings.kite_login,
+                family=house.settings.kite_family,
+                real_prices=house.settings.price_feed == "kite",
+            ),
+            hint=house.hints.publish,
             registry=house.metrics.registry,
             checks={part: instrument_check(part, check, house.metrics) for part, check in checks.items()},
         )

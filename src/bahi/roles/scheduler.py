@@ -1,4 +1,4 @@
-"""The role `scheduler`: fires what is due on every partition."""
+"""The role `scheduler`: fires what is due on every partition, and sees before the open who has no broker session."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from bahi.roles.base import Partition
 from bahi.wiring import House
 from eventstore.errors import LogUnavailable
 from projections.timetable import Timetable
+from sources.readiness import Readiness
 from sources.scheduler import Scheduler
 
 log = structlog.get_logger(__name__)
@@ -29,15 +30,23 @@ class SchedulerRole:
             )
             for each in partitions
         ]
+        self._readiness = [
+            Readiness(house.logs[each.number], house.clock, house.calendar, house.sessions, outage=_waits)
+            for each in partitions
+        ]
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             for scheduler, events in self._schedulers:
                 group.create_task(scheduler.run(events))
+            for readiness in self._readiness:
+                group.create_task(readiness.run())
 
     async def stop(self) -> None:
         for scheduler, _ in self._schedulers:
             scheduler.stop()
+        for readiness in self._readiness:
+            readiness.stop()
 
 
 def _waits(error: LogUnavailable) -> None:

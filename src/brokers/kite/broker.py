@@ -187,14 +187,17 @@ class KiteBroker:
             found |= await self._read(lambda kite, some=some: kite.quote(some), book.quotes, gate="quote")  # type: ignore[misc]
         return found
 
+    async def instruments(self, exchange: str) -> bytes:
+        """The dump of what an exchange lists, CSV as Kite sends it."""
+        return await self._understood(lambda kite: kite.instruments(exchange), classify.dump)
+
     async def _read(self, ask: Ask, understand: Callable[[Any], T], *, gate: str = "read") -> T:
+        return await self._understood(ask, lambda reply: understand(classify.reading(reply)), gate=gate)
+
+    async def _understood(self, ask: Ask, read: Callable[[Reply], T], *, gate: str = "read") -> T:
         if self._over:
             raise SessionExpired(SESSION_OVER)
         await self._gate(gate)
-
-        def read(reply: Reply) -> T:
-            return understand(classify.reading(reply))
-
         try:
             return await self._clients.call(ask, read)
         except SessionExpired:

@@ -37,7 +37,7 @@ from brokers.port import (
     Unanswered,
 )
 
-__all__ = ["changing", "placing", "reading"]
+__all__ = ["changing", "dump", "placing", "reading"]
 
 TOO_MANY_REQUESTS: Final = 429
 JUDGED: Final = frozenset({400, 401, 403, 404, 405, 406, 413, 414, 415, 422, 428})
@@ -130,6 +130,14 @@ def reading(reply: Reply) -> Any:
     if said is not None and said.error and said.judged and is_session_over(said.error_type, said.message):
         raise SessionExpired(_cut(said.message))
     raise BrokerUnavailable(_told(reply, said))
+
+
+def dump(reply: Reply) -> bytes:
+    """The body of an instruments dump, which is CSV when it succeeds. Raises as `reading` does."""
+    if not reply.trouble and reply.status == 200 and "csv" in reply.content_type.lower():
+        return reply.body
+    reading(reply)
+    raise BrokerUnavailable(f"{reply.content_type or 'no content type'} instead of the dump")
 
 
 def _refusal(said: Said) -> Reason | None:
