@@ -129,6 +129,15 @@ class KiteClients:
         attempt.abort()
         return understand(Reply(written=True, status=attempt.status, trouble=f"no answer within {timeout:g} s"))
 
+    @property
+    def under_way(self) -> int:
+        """Calls whose threads have not ended, though nobody may wait for them any more."""
+        return len(self._running)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     async def aclose(self) -> None:
         """Lets the calls under way end, within their time, and closes all connections. No call goes out any more."""
         self._closed = True
