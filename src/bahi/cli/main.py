@@ -18,14 +18,16 @@ COMMANDS: Final = {
     "rebuild": "Drop every projection, in Redis and in PostgreSQL, and make it anew from the log.",
     "explain": "Tell the story of one order: cause, checks, request, outcome, fills, and how long each took.",
     "parked": "Events that could not be handled and were set aside.",
+    "instruments": "Show what may be traded at Kite, and how old the list is; or load a dump from a file.",
     "user": "People who may use this installation.",
     "doctor": "Check everything that bahi needs, one by one, and say what to do about what is missing.",
+    "kite-sim": "Run a simulated Kite: orders, order book, ticks, sessions and faults. No real order leaves it.",
     "schema": "Export the events' schemas, or check the committed ones.",
     "bench": "Measure the hot paths on embedded servers.",
 }
 """Every command with the first line of its help, in the order of the list."""
 
-_ELSEWHERE: Final = {"schema": "bahi.schema.cli:app"}
+_ELSEWHERE: Final = {"schema": "bahi.schema.cli:app", "kite-sim": "bahi.cli.kite_sim:kite_sim"}
 """Where a command is, if not as NAME or `app` in `bahi.cli.NAME`."""
 
 
