@@ -98,6 +98,7 @@ class Account:
         """Calls with a session so far: what names a reading for a seeded plan."""
         self._orders_by_id: dict[str, SimOrder] = {}
         self._day: dt.date | None = None
+        self._carried: list[SimOrder] = []
         self._day_orders = 0
         self._day_trades = 0
         self._request_tokens: dict[str, Instant] = {}
@@ -188,8 +189,8 @@ class Account:
         return self._orders_by_id.get(order_id)
 
     def book(self) -> list[SimOrder]:
-        """Today's orders."""
-        return self.orders[self._day_orders :]
+        """Today's orders, and those placed before for today's session."""
+        return self._carried + self.orders[self._day_orders :]
 
     def day_trades(self) -> list[SimTrade]:
         return self.trades[self._day_trades :]
@@ -212,8 +213,9 @@ class Account:
         self._day = today
         if first:
             return
+        self._carried = list(self.live.values())
         self._day_orders = len(self.orders)
-        self._orders_by_id.clear()
+        self._orders_by_id = dict(self.live)
         self._day_trades = len(self.trades)
         for (symbol, product), position in self.positions.items():
             if product is Product.CNC and position.net:
@@ -241,7 +243,7 @@ class Account:
         selling = sum(
             order.remaining
             for order in self.live.values()
-            if order.side is Side.SELL and order.product is Product.CNC and order.symbol == symbol
+            if order.side is Side.SELL and order.product is Product.CNC and order.symbol == symbol and not order.foreign
         )
         return (0 if held is None else held.quantity) + self.net(symbol, Product.CNC) - selling
 
@@ -256,6 +258,8 @@ class Account:
                 if not position.net:
                     used -= position.sold_value - position.bought_value
         for order in self.live.values():
+            if order.foreign:
+                continue
             used += self.margin_of(order.symbol, order.side, order.product, order.remaining, order.price)
         return used
 

@@ -95,7 +95,9 @@ class Api:
             account.attempts.append(_attempt(route, context, account, text))
 
     def _let_in(self, route: Route, context: Context, account: Account) -> None:
-        key = context.sim.call_key(account, route, context.parameters.get("order_id"), _tag(context.request))
+        key = context.sim.call_key(
+            account, route, context.parameters.get("order_id"), _form(context.request).get("tag")
+        )
         play = self.sim.play(Occasion.ORDER_CALL, account, key)
         self._check_address(context, account, play)
         self._count(route.limit, account)
@@ -190,14 +192,18 @@ def _twisted(fault: Fault, value: Any) -> Any:
     return value
 
 
-def _tag(request: Request) -> str | None:
-    return request.form.get("tag") if request.method == "POST" else None
+def _form(request: Request) -> dict[str, str]:
+    """The form as far as it can be read."""
+    try:
+        return request.form
+    except KiteError:  # the endpoint says so
+        return {}
 
 
 def _attempt(route: Route, context: Context, account: Account, text: str) -> Attempt:
     """What is remembered of an order call, as far as it can be read; an order that exists says it better."""
     assert route.attempt is not None  # noqa: S101 (order calls only)
-    form = context.request.form
+    form = _form(context.request)
     order_id = context.order_id or context.parameters.get("order_id")
     order = account.find(order_id) if order_id else None
     side, quantity = form.get("transaction_type"), form.get("quantity", "")

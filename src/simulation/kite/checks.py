@@ -22,7 +22,7 @@ from simulation.kite.errors import (
     insufficient_holding,
     off_grid,
 )
-from simulation.kite.exchange import AUTOMATIC_PROTECTION, Exchange, protected_limit
+from simulation.kite.exchange import Exchange, percent, protected_limit
 from simulation.kite.instruments import InstrumentList, SimInstrument
 from simulation.kite.orders import Changes, OrderStatus, OrderType, SimOrder, Validity
 
@@ -103,7 +103,7 @@ def read_terms(variety: str, form: Mapping[str, str], instruments: InstrumentLis
         quantity=quantity,
         disclosed=_whole(form, "disclosed_quantity"),
         price=ZERO if order_type.at_market else _priced(form, "price"),
-        trigger_price=_priced(form, "trigger_price") if order_type.triggered else ZERO,
+        trigger_price=_priced(form, "trigger_price") if order_type.stops else ZERO,
         protection=_number(form, "market_protection"),
         tag=tag,
         autoslice=form.get("autoslice", "").lower() == "true",
@@ -141,8 +141,7 @@ def check_means(terms: Terms, account: Account, last: Price | None) -> None:
         return
     price = terms.price
     if terms.order_type.at_market and last is not None:
-        protection = AUTOMATIC_PROTECTION if terms.protection in (None, Decimal(-1)) else terms.protection
-        price = protected_limit(terms.instrument, terms.side, last, protection or AUTOMATIC_PROTECTION)
+        price = protected_limit(terms.instrument, terms.side, last, percent(terms.protection))
     required = account.margin_of(symbol, terms.side, terms.product, terms.quantity, price)
     if required and required > (available := account.available):
         raise insufficient_funds(required, available)
@@ -187,7 +186,7 @@ def read_changes(order: SimOrder, form: Mapping[str, str], most: int | None) -> 
         order_type=order_type,
         quantity=quantity,
         price=ZERO if order_type.at_market else price,
-        trigger_price=trigger if order_type.triggered else ZERO,
+        trigger_price=trigger if order_type.stops else ZERO,
         disclosed=_whole(form, "disclosed_quantity") if form.get("disclosed_quantity") else order.disclosed,
         validity=_one_of(form, "validity", Validity, order.validity),
         protection=protection,
@@ -216,7 +215,7 @@ def expiry(terms: Terms, now: Instant) -> Instant | None:
 
 
 def _check_grid(instrument: SimInstrument, order_type: OrderType, price: Price, trigger: Price) -> None:
-    prices = ([] if order_type.at_market else [price]) + ([trigger] if order_type.triggered else [])
+    prices = ([] if order_type.at_market else [price]) + ([trigger] if order_type.stops else [])
     for each in prices:
         if each <= 0:
             raise input_error("Enter Valid Price")

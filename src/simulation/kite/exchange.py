@@ -24,7 +24,7 @@ from simulation.kite.faults import Fault, Play
 from simulation.kite.instruments import SimInstrument
 from simulation.kite.orders import Changes, OrderStatus, OrderType, SimOrder, SimTrade, Validity
 
-__all__ = ["AUTOMATIC_PROTECTION", "DayPrices", "Exchange", "Listener", "protected_limit"]
+__all__ = ["DayPrices", "Exchange", "Listener", "book_protected", "percent", "protected_limit"]
 
 AUTOMATIC_PROTECTION = Decimal(2)
 """The percentage that stands for a market protection of −1."""
@@ -40,6 +40,27 @@ def protected_limit(instrument: SimInstrument, side: Side, last: Price, protecti
         return limit if instrument.upper_circuit is None else min(limit, instrument.upper_circuit)
     limit = max(((last - beyond) / tick).to_integral_value(ROUND_CEILING), Decimal(1)) * tick
     return limit if instrument.lower_circuit is None else max(limit, instrument.lower_circuit)
+
+
+def percent(protection: Decimal | None) -> Decimal:
+    """The market protection in %: what −1 stands for, or what was asked for."""
+    return AUTOMATIC_PROTECTION if protection is None or protection == -1 else protection
+
+
+def book_protected(order: SimOrder, last: Price | None) -> bool:
+    """Kite: an order at market is booked as one with a limit, so far beyond the last price; whether it was one.
+
+    Without a last price a market order waits as it is. A stop order's limit lies beyond its trigger price.
+    """
+    if not order.order_type.at_market:
+        return False
+    stops = order.order_type.stops
+    around = order.trigger_price if stops else last
+    if around is None:
+        return False
+    order.price = protected_limit(order.instrument, order.side, around, percent(order.protection))
+    order.order_type = OrderType.SL if stops else OrderType.LIMIT
+    return True
 
 
 class DayPrices(Struct):
@@ -119,6 +140,10 @@ class Exchange:
         self._resting: dict[str, dict[str, tuple[SimOrder, Account]]] = {}
         self._session: Session | None = None
 
+    def _last_price(self, symbol: str) -> Price | None:
+        tick = self.last.get(symbol)
+        return None if tick is None else tick.price
+
     # --- time
 
     def next_due(self) -> Instant | None:
@@ -171,12 +196,19 @@ class Exchange:
         """Takes the order; it shows in the book from `at` on. `starts_at`: an AMO, which waits for that instant."""
         if starts_at is not None:
             order.status = OrderStatus.AMO_RECEIVED
+            order.waits_for_session = True
             self._schedule(at, Step.ENTER, order, account)
             self._schedule(starts_at, Step.VALIDATE, order, account)
             return
         order.status = OrderStatus.RECEIVED
         self._schedule(at, Step.ENTER, order, account)
         self._schedule(at + self._delays.received, Step.VALIDATE, order, account)
+
+    def lapse(self, account: Account, at: Instant) -> None:
+        """Ends what is left of a day that is over, but for orders that wait for the next session."""
+        for order in tuple(account.live.values()):
+            if not order.waits_for_session:
+                self._cancelled(order, account, at, "The order's validity is over.")
 
     def modify(self, order: SimOrder, account: Account, changes: Changes, now: Instant) -> None:
         order.modifications += 1
@@ -198,13 +230,18 @@ class Exchange:
         step = Step.FILL if stuck.fault is Fault.F8B_STUCK_THEN_FILLED else Step.CANCEL
         self._schedule(now + stuck.after, step, order, account)
 
-    def fill_now(self, order: SimOrder, account: Account, now: Instant) -> None:
-        """Fills the rest at once, at the last price if that lies inside the limit, else at the limit."""
-        tick = self.last.get(order.symbol)
-        if order.order_type.at_market:
-            self._price_at_market(order, tick.price if tick is not None else order.instrument.close)
-        price = tick.price if tick is not None and order.crosses(tick.price) else order.price
+    def fill_now(self, order: SimOrder, account: Account, now: Instant) -> bool:
+        """Fills the rest at once, at the last price if that lies inside the limit, else at the limit.
+
+        False when there is neither: nothing fills.
+        """
+        last = self._last_price(order.symbol)
+        book_protected(order, last if last is not None else order.instrument.close)
+        if order.price <= 0:
+            return False
+        price = last if last is not None and order.crosses(last) else order.price
         self._fill(order, account, order.remaining, price, now)
+        return True
 
     # --- steps
 
@@ -245,7 +282,8 @@ class Exchange:
                 self._cancelled(order, account, at, "The exchange cancelled the rest of the order.")
             case Step.FILL:
                 order.held = False
-                self.fill_now(order, account, at)
+                if not self.fill_now(order, account, at):
+                    self._cancelled(order, account, at, None)
             case Step.LAPSE:
                 self._cancelled(order, account, at, "The order's validity is over.")
 
@@ -253,15 +291,16 @@ class Exchange:
         order.received_at = order.acted_at = self._stamped(at)
         account.enter(order)
         order.record()
-        session = self.session_at(at)
-        if session is not None:
-            self._schedule(session.close_at, Step.LAPSE, order, account)
         if order.expires_at is not None:
             self._schedule(order.expires_at, Step.LAPSE, order, account)
 
     def _validate(self, order: SimOrder, account: Account, at: Instant) -> None:
+        order.waits_for_session = False
         order.status = OrderStatus.VALIDATING
         order.record()
+        session = self.session_at(at)
+        if session is not None:
+            self._schedule(session.close_at, Step.LAPSE, order, account)
         life = order.life
         if life is not None and life.fault is Fault.REJECTED_LATER:
             self._schedule(at + life.after, Step.REJECT, order, account)
@@ -286,7 +325,7 @@ class Exchange:
     def _open(self, order: SimOrder, account: Account, at: Instant) -> None:
         order.exchange_order_id = f"{1_100_000_000_000_000 + next(self._exchange_number)}"
         order.exchange_at = order.updated_at = self._stamped(at)
-        order.status = OrderStatus.TRIGGER_PENDING if order.order_type.triggered else OrderStatus.OPEN
+        order.status = OrderStatus.TRIGGER_PENDING if order.awaits_trigger else OrderStatus.OPEN
         order.record()
         order.on_market = True
         order.fills_from = at + self._delays.fill
@@ -317,25 +356,28 @@ class Exchange:
         order.status = OrderStatus.MODIFIED
         order.modified = True
         order.exchange_at = order.updated_at = self._stamped(at)
-        order.order_type = changes.order_type
+        order.order_type, order.price = changes.order_type, changes.price
         order.quantity = max(changes.quantity, order.filled)
-        order.price = changes.price
         order.trigger_price = changes.trigger_price
         order.disclosed = changes.disclosed
         order.validity = changes.validity
         order.protection = changes.protection
         order.held = False
+        book_protected(order, self._last_price(order.symbol))
         order.record()
         if order.remaining == 0:
             order.status = OrderStatus.COMPLETE
             self._ended(order, account)
             return
-        order.status = OrderStatus.TRIGGER_PENDING if order.order_type.triggered else OrderStatus.OPEN
+        if order.waits_for_session:
+            order.status = OrderStatus.AMO_RECEIVED
+        else:
+            order.status = OrderStatus.TRIGGER_PENDING if order.awaits_trigger else OrderStatus.OPEN
         self._listener.on_change(account, order, order.record())
         self._match(order, account, at)
 
     def _cancelled(self, order: SimOrder, account: Account, at: Instant, message: str | None) -> None:
-        order.status = OrderStatus.CANCELLED
+        order.status = OrderStatus.CANCELLED_AMO if order.waits_for_session else OrderStatus.CANCELLED
         order.message = message
         order.updated_at = self._stamped(at)
         self._ended(order, account)
@@ -352,10 +394,9 @@ class Exchange:
         tick = self.last.get(order.symbol)
         ready = order.on_market and not order.held and not order.is_terminal and at >= order.fills_from
         if ready and tick is not None and self.trades_at(at):
-            if order.order_type.triggered and not self._triggered(order, account, tick.price, at):
+            if order.awaits_trigger and not self._triggered(order, account, tick.price, at):
                 return
-            if order.order_type.at_market:
-                self._price_at_market(order, tick.price)
+            if book_protected(order, tick.price):
                 order.record()
             if order.crosses(tick.price):
                 self._fill_as_it_goes(order, account, tick.price, at)
@@ -365,23 +406,12 @@ class Exchange:
     def _triggered(self, order: SimOrder, account: Account, last: Price, at: Instant) -> bool:
         if not order.triggers(last):
             return False
-        order.order_type = OrderType.MARKET if order.order_type is OrderType.SL_M else OrderType.LIMIT
-        if order.order_type.at_market:
-            self._price_at_market(order, last)
+        order.triggered = True
         order.updated_at = self._stamped(at)
         if order.status == OrderStatus.TRIGGER_PENDING:
             order.status = OrderStatus.OPEN
         self._listener.on_change(account, order, order.record())
         return True
-
-    @staticmethod
-    def _price_at_market(order: SimOrder, last: Price | None) -> None:
-        """Kite: a protected market order is booked as a LIMIT that far beyond the last price."""
-        protection = AUTOMATIC_PROTECTION if order.protection in (None, Decimal(-1)) else order.protection
-        if last is None or protection is None:
-            return
-        order.price = protected_limit(order.instrument, order.side, last, protection)
-        order.order_type = OrderType.LIMIT
 
     def _fill_as_it_goes(self, order: SimOrder, account: Account, last: Price, at: Instant) -> None:
         """All that is left; half of it where the order's fate says so."""
@@ -427,8 +457,7 @@ class Exchange:
         """An order like `order` that somebody placed elsewhere, far from the market, so that it rests in the book."""
         far = Decimal("0.5") if order.side is Side.BUY else Decimal("1.5")
         tick = order.instrument.tick_size
-        tick_price = self.last.get(order.symbol)
-        around = tick_price.price if tick_price is not None else order.price or order.instrument.close or tick
+        around = self._last_price(order.symbol) or order.price or order.instrument.close or tick
         price = max((around * far / tick).to_integral_value() * tick, tick)
         copy = replace(order, order_id=order_id, guid=f"{order.guid}-2", history=[], life=None, foreign=True)
         copy.order_type, copy.price, copy.protection, copy.system_tags = OrderType.LIMIT, price, None, ()

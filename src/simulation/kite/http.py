@@ -7,7 +7,7 @@ state, and a request costs well under a millisecond.
 import asyncio
 import gzip
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import h11
 
@@ -47,8 +47,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 (it is a TCP server's)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # a TCP server's; uvloop's is of another class
         peer: Any = transport.get_extra_info("peername")
         self._peer = peer[0] if peer else ""
         self._connections.open.add(self)
@@ -120,6 +119,8 @@ class _Connection(asyncio.Protocol):
             fields.append(("Content-Encoding", "gzip"))
         fields.append(("Content-Length", str(len(body))))
         begin = self._http.send(h11.Response(status_code=response.status, headers=fields))
+        if self._head is not None and self._head.method == b"HEAD":
+            body = b""
         if response.act is Act.HALF:
             self._write(begin, self._http.send(h11.Data(data=body[: len(body) // 2])))
             self._transport.close()

@@ -1,7 +1,8 @@
 """Kite's rate limits: fixed calendar windows on the server's clock, not sliding ones.
 
-Orders count per account over all its keys, placings, changes and cancels together, the refused ones too; other calls
-count per api_key. A breach is answered with 429 until the window refreshes.
+Orders count per account over all its keys, placings, changes and cancels together, the refused ones too; the other
+limits are per api_key, which is the same as long as each account has its own. A breach is answered with 429 until the
+window refreshes.
 """
 
 from collections.abc import Hashable

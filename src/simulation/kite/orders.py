@@ -45,7 +45,8 @@ class OrderType(StrEnum):
         return self in (OrderType.MARKET, OrderType.SL_M)
 
     @property
-    def triggered(self) -> bool:
+    def stops(self) -> bool:
+        """Waits for its trigger price."""
         return self in (OrderType.SL, OrderType.SL_M)
 
 
@@ -70,10 +71,11 @@ class OrderStatus(StrEnum):
     CANCEL_PENDING = "CANCEL PENDING"
     COMPLETE = "COMPLETE"
     CANCELLED = "CANCELLED"
+    CANCELLED_AMO = "CANCELLED AMO"
     REJECTED = "REJECTED"
 
 
-TERMINAL = frozenset({OrderStatus.COMPLETE, OrderStatus.CANCELLED, OrderStatus.REJECTED})
+TERMINAL = frozenset({OrderStatus.COMPLETE, OrderStatus.CANCELLED, OrderStatus.CANCELLED_AMO, OrderStatus.REJECTED})
 
 
 class Changes(Struct, frozen=True, kw_only=True):
@@ -92,8 +94,8 @@ class SimOrder(Struct, kw_only=True, eq=False):
     """One order; only `simulation.kite.exchange` changes it.
 
     `order_type` and `price` are what the book shows: a protected market order becomes a LIMIT, at once when the last
-    price is known, else with the first tick (until then MARKET at 0). `status` is text, because a fault may make it one
-    that nobody documented. `value` is the sum of quantity × price over its trades. `system_tags` stand behind the tag.
+    price is known, else with the first tick (until then MARKET at 0); a protected SL-M becomes an SL. `status` is
+    text, because a fault may make it one that nobody documented. `value` is the sum of quantity × price over its trades. `system_tags` stand behind the tag.
     """
 
     order_id: str
@@ -132,7 +134,11 @@ class SimOrder(Struct, kw_only=True, eq=False):
     """Attempts, refused ones included."""
     changes: int = 0
     """Attempts to modify, refused ones included."""
+    waits_for_session: bool = False
+    """An AMO before its session."""
     on_market: bool = False
+    triggered: bool = False
+    """A stop order whose trigger price was reached."""
     held: bool = False
     """A fault keeps it from filling."""
     fills_from: Instant = 0
@@ -155,6 +161,10 @@ class SimOrder(Struct, kw_only=True, eq=False):
     @property
     def is_terminal(self) -> bool:
         return self.status in TERMINAL
+
+    @property
+    def awaits_trigger(self) -> bool:
+        return self.order_type.stops and not self.triggered
 
     @property
     def average_price(self) -> Price:
@@ -206,7 +216,7 @@ class SimOrder(Struct, kw_only=True, eq=False):
             "filled_quantity": self.filled,
             # Kite: a cancelled row states what was left twice, a rejected one not at all.
             "pending_quantity": 0 if status == OrderStatus.REJECTED else left,
-            "cancelled_quantity": left if status == OrderStatus.CANCELLED else 0,
+            "cancelled_quantity": left if status.startswith(OrderStatus.CANCELLED) else 0,
             "market_protection": 0,
             "meta": {},
             "tag": None if self.tag_only_in_tags else self.tag,

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from simulation.kite import admin, endpoints
@@ -18,7 +20,10 @@ __all__ = ["Server", "all_routes", "serve"]
 
 def all_routes() -> list[Route]:
     """Every endpoint of the server, and the admin door."""
-    return [*endpoints.ROUTES, *admin.ROUTES]
+    routes = [*endpoints.ROUTES, *admin.ROUTES]
+    if find_spec("simulation.kite.extras") is not None:
+        routes += import_module("simulation.kite.extras").ROUTES
+    return routes
 
 
 class Server:

@@ -15,11 +15,11 @@ from domain.values import Duration, Instant, Money, Tick
 from simulation.kite.accounts import Account, AttemptKind
 from simulation.kite.checks import Terms, expiry
 from simulation.kite.delays import Delays
-from simulation.kite.exchange import AUTOMATIC_PROTECTION, Exchange, protected_limit
+from simulation.kite.exchange import Exchange, book_protected, percent
 from simulation.kite.faults import AFTER, Call, Fault, FaultPlan, NoFaults, Occasion, Play, ScriptedFaults
 from simulation.kite.instruments import InstrumentList, SimInstrument, built_in
 from simulation.kite.limits import SimLimits
-from simulation.kite.orders import OrderType, SimOrder
+from simulation.kite.orders import SimOrder
 from simulation.kite.routing import Route
 
 __all__ = ["KiteSim", "Observer"]
@@ -170,9 +170,11 @@ class KiteSim:
         now = self.clock.now()
         today = wall(now).date()
         if today != self._today:
-            self.exchange.settle(instant(today, _MIDNIGHT) - 1)
+            midnight = instant(today, _MIDNIGHT)
+            self.exchange.settle(midnight - 1)
             self._today = today
             for account in self.accounts.values():
+                self.exchange.lapse(account, midnight - 1)
                 account.roll(today)
         self.exchange.settle(now)
 
@@ -264,28 +266,22 @@ class KiteSim:
         self, account: Account, terms: Terms, parent_order_id: str | None, system_tags: tuple[str, ...]
     ) -> SimOrder:
         now = self.now()
-        order_type, price = terms.order_type, terms.price
         last = self.exchange.last.get(terms.instrument.symbol)
-        if order_type.at_market:
-            percent = AUTOMATIC_PROTECTION if terms.protection in (None, Decimal(-1)) else terms.protection
-            system_tags = (*system_tags, "mktp", f"mktp:{percent:.2f}")
-            if order_type is OrderType.MARKET and last is not None and percent is not None:
-                order_type = OrderType.LIMIT
-                price = protected_limit(terms.instrument, terms.side, last.price, percent)
-        order_id = self._next_order_id()
-        return SimOrder(
-            order_id=order_id,
+        if terms.order_type.at_market:
+            system_tags = (*system_tags, "mktp", f"mktp:{percent(terms.protection):.2f}")
+        order = SimOrder(
+            order_id=self._next_order_id(),
             user_id=account.user_id,
             guid=f"01X{self._orders_made:016x}",
             variety=terms.variety,
             instrument=terms.instrument,
             side=terms.side,
             product=terms.product,
-            order_type=order_type,
+            order_type=terms.order_type,
             validity=terms.validity,
             quantity=terms.quantity,
             disclosed=terms.disclosed,
-            price=price,
+            price=terms.price,
             trigger_price=terms.trigger_price,
             protection=terms.protection,
             tag=terms.tag,
@@ -296,6 +292,8 @@ class KiteSim:
             expires_at=expiry(terms, self.clock.now()),
             history=[],
         )
+        book_protected(order, None if last is None else last.price)
+        return order
 
     def _next_order_id(self) -> str:
         """Kite: 19 digits since 2025, a time in their upper bits; 15 before, the date in front."""

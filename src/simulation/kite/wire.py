@@ -4,7 +4,7 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from msgspec import Struct
@@ -26,9 +26,10 @@ class Request:
         self.headers = headers
         self.body = body
         self.peer = peer
-        split = urlsplit(target)
-        self.path = unquote(split.path)
-        self._query = split.query
+        if "://" in target.partition("?")[0]:  # a proxy's form: with scheme and host
+            target = "/" + target.partition("://")[2].partition("/")[2]
+        path, _, self._query = target.partition("?")
+        self.path = unquote(path)
 
     @cached_property
     def query(self) -> dict[str, list[str]]:
