@@ -27,7 +27,7 @@ async def canned(raw: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
-        yield "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1]), seen
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
     finally:
         over.set()
         server.close()

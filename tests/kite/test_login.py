@@ -12,7 +12,7 @@ from brokers.kite.account import KiteAddress
 from brokers.kite.login import KiteLogin, session_end
 from brokers.port import BrokerRefused, BrokerUnavailable, Login
 from domain.calendar import instant
-from domain.values import MINUTE
+from domain.values import MINUTE, Instant
 from simulation.clock import VirtualClock
 from simulation.kite.server import serve
 from simulation.kite.sim import KiteSim
@@ -21,6 +21,11 @@ from tests.kite.canned import HANGS, answer, canned
 DAY = dt.date(2026, 7, 1)
 MORNING = instant(DAY, dt.time(8, 30))
 KEY, SECRET = "kitekey1234567", "secret-of-the-app-9f8e7d"
+
+
+def at(text: str) -> Instant:
+    there = dt.datetime.fromisoformat(text)
+    return instant(there.date(), there.time())
 
 
 class Kite:
@@ -54,15 +59,15 @@ async def kite() -> AsyncIterator[Kite]:
 @pytest.mark.parametrize(
     ("began", "ends"),
     [
-        (dt.datetime(2026, 7, 1, 8, 30), dt.datetime(2026, 7, 2, 6)),
-        (dt.datetime(2026, 7, 1, 6, 0), dt.datetime(2026, 7, 2, 6)),
-        (dt.datetime(2026, 7, 1, 5, 59, 59, 999_999), dt.datetime(2026, 7, 1, 6)),
-        (dt.datetime(2026, 7, 1, 0, 0), dt.datetime(2026, 7, 1, 6)),
-        (dt.datetime(2026, 12, 31, 23, 59), dt.datetime(2027, 1, 1, 6)),
+        ("2026-07-01 08:30:00", "2026-07-02 06:00:00"),
+        ("2026-07-01 06:00:00", "2026-07-02 06:00:00"),
+        ("2026-07-01 05:59:59.999999", "2026-07-01 06:00:00"),
+        ("2026-07-01 00:00:00", "2026-07-01 06:00:00"),
+        ("2026-12-31 23:59:00", "2027-01-01 06:00:00"),
     ],
 )
-def test_a_session_ends_at_the_next_six_in_the_morning(began: dt.datetime, ends: dt.datetime) -> None:
-    assert session_end(instant(began.date(), began.time())) == instant(ends.date(), ends.time())
+def test_a_session_ends_at_the_next_six_in_the_morning(began: str, ends: str) -> None:
+    assert session_end(at(began)) == at(ends)
 
 
 # --- good logins -----------------------------------------------------------------------------------------------------
@@ -118,7 +123,7 @@ async def test_a_wrong_secret_is_told_from_a_bad_token(kite: Kite) -> None:
 async def test_a_session_that_has_ended_is_refused_with_the_way_out(kite: Kite) -> None:
     token = kite.sim.open_session("AB1234")
     kite.sim.end_session("AB1234")
-    with pytest.raises(BrokerRefused, match="the access_token has expired.*log in again at") as no:
+    with pytest.raises(BrokerRefused, match=r"the access_token has expired.*log in again at") as no:
         await kite.with_access_token(token)
     assert token not in no.value.reason
     with pytest.raises(BrokerRefused):
@@ -237,8 +242,8 @@ async def test_no_secret_is_in_what_a_login_says_of_itself(caplog: pytest.LogCap
                 async with canned(answer(status, body, content_type)) as (proxy, _):
                     login = KiteLogin(KiteAddress(root="http://kite.invalid"), VirtualClock(MORNING))
                     through = proxy.replace("http://", f"http://me:{password}@")
+                    given = {"api_key": KEY, "api_secret": SECRET, name: tokens[0]}
                     with pytest.raises((BrokerRefused, BrokerUnavailable)) as no:
-                        given = {"api_key": KEY, "api_secret": SECRET, name: tokens[0]}
                         await login.authenticate(1, given, through)
                     said += [str(no.value), repr(no.value), repr(no.value.__cause__), repr(no.value.__context__)]
     said += [caplog.text, repr(Login(broker_user_id="X", credentials={"access_token": access_token}))]
