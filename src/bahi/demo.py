@@ -3,20 +3,25 @@
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
 from api.security.box import SecretBox
-from api.security.keys import SecretKeys
+from bahi.clock import SystemClock
 from bahi.database.accounts import SqlAccounts
+from bahi.database.instruments import SqlInstruments
 from bahi.database.readings import SqlReadings
 from bahi.database.users import SqlUsers
 from bahi.settings import Settings
 from bahi.telemetry.metrics import MarketMetrics, TickToOrder
 from bahi.users import create_user
 from bahi.wiring import House, open_house
+from brokers.kite.login import KiteLogin
 from domain.calendar import Calendar
 from domain.events import (
     Event,
@@ -38,12 +43,21 @@ from projections.projector import Projector
 from projections.replay import replay_states
 from projections.runtime import differences, encode_change
 from simulation.clock import VirtualClock
-from simulation.day import Day, PaperVenue
+from simulation.day import Day, PaperVenue, Venue
+from simulation.kite.instruments import SimInstrument
+from simulation.kite.limits import SimLimits
+from simulation.kite.server import Server, serve
+from simulation.kite.sim import KiteSim
+from simulation.kite.venue import KiteVenue
 from simulation.plan import Market, draw_strategies
 
-__all__ = ["Orders", "Quantiles", "Summary", "run_demo"]
+__all__ = ["At", "Orders", "Quantiles", "Summary", "run_demo"]
 
 USERS = 5
+ANSWER = timedelta(seconds=5)
+"""How long a call to the simulated Kite may take, in real time."""
+
+At = Literal["paper", "kite-sim"]
 
 
 class Orders(Struct, frozen=True):
@@ -85,20 +99,44 @@ async def run_demo(
     strategies: int,
     seed: int,
     progress: Callable[[Instant, int], None],
+    at: At = "paper",
 ) -> Summary:
-    """Lives through the day in `settings.home` and checks that replaying the log gives exactly the live state."""
+    """Lives through the day in `settings.home` and checks that replaying the log gives exactly the live state.
+
+    At `kite-sim` every order goes over HTTP and every tick over a WebSocket, to a simulated Kite and from it.
+    """
     begun = time.perf_counter()
     clock = VirtualClock(market.session.open_at - 30 * MINUTE)
     latencies: list[float] = []
     stopwatch = TickToOrder(latencies.append)
-    async with open_house(settings, clock=clock, calendar=calendar, tick_to_order=stopwatch) as house:
+    async with AsyncExitStack() as stack:
+        kite = None
+        if at == "kite-sim":
+            kite = await stack.enter_async_context(_simulated_kite(clock, calendar, market))
+            settings = settings.model_copy(
+                update={
+                    "kite_root": kite.server.root,
+                    "kite_ws_root": kite.server.ws_root,
+                    "feed": "kite",
+                    "request_timeout": ANSWER,
+                }
+            )
+        house = await stack.enter_async_context(
+            open_house(settings, clock=clock, calendar=calendar, tick_to_order=stopwatch, limit_reads=kite is None)
+        )
         users = await _register(house)
+        venue: Venue
+        if kite is None:
+            await _open_paper(house, users)
+            venue = PaperVenue(house.exchange)
+        else:
+            venue = await stack.enter_async_context(_open_kite(house, users, kite))
         configs = draw_strategies(market, strategies, seed, calendar, house.policy.mis_cutoff)
         projector = Projector(house.logs[0], house.engine, clock)
         day = Day(
             house.desks[0],
             clock,
-            PaperVenue(house.exchange),
+            venue,
             archive=projector.step,
             observer=MarketMetrics(house.metrics, stopwatch),
         )
@@ -128,8 +166,7 @@ async def run_demo(
 
 
 async def _register(house: House) -> list[int]:
-    """Users with a paper account each. Their passwords are random and nobody's."""
-    accounts = SqlAccounts(house.engine, SecretBox(SecretKeys(k.get_secret_value() for k in house.settings.key_ring())))
+    """Users. Their passwords are random and nobody's."""
 
     async def record(user_id: int, event: UserRegistered) -> None:
         await house.logs[0].append([NewEvent(event, user_id=user_id)])
@@ -144,6 +181,13 @@ async def _register(house: House) -> list[int]:
             password=secrets.token_urlsafe(24),
             role="trader",
         )
+        users.append(user_id)
+    return users
+
+
+async def _open_paper(house: House, users: Sequence[int]) -> None:
+    accounts = SqlAccounts(house.engine, SecretBox(house.keys))
+    for user_id in users:
         await accounts.connect(
             user_id,
             broker="paper",
@@ -152,8 +196,50 @@ async def _register(house: House) -> list[int]:
             fingerprint="demo",
             egress_proxy=None,
         )
-        users.append(user_id)
-    return users
+
+
+class _Kite(NamedTuple):
+    sim: KiteSim
+    server: Server
+
+
+@asynccontextmanager
+async def _simulated_kite(clock: VirtualClock, calendar: Calendar, market: Market) -> AsyncIterator[_Kite]:
+    """A Kite that lists what the market trades. Readings are not limited: a day of them takes seconds."""
+    listed = [SimInstrument(symbol=each, exchange_token=n) for n, each in enumerate(sorted(market.opening), start=1)]
+    sim = KiteSim(clock, instruments=listed, calendar=calendar, limits=SimLimits(others_per_second=None))
+    async with serve(sim, beat=SystemClock()) as server:
+        yield _Kite(sim, server)
+
+
+@asynccontextmanager
+async def _open_kite(house: House, users: Sequence[int], kite: _Kite) -> AsyncIterator[KiteVenue]:
+    """Logs the users in, as the REST application does, and fetches the instruments."""
+    login = KiteLogin(house.kite.address, house.clock)
+    accounts = SqlAccounts(house.engine, SecretBox(house.keys))
+    for user_id in users:
+        name, key, secret = f"DEMO{user_id:04}", f"key{user_id}", f"secret{user_id}"
+        kite.sim.register(name, api_key=key, api_secret=secret)
+        token = kite.sim.login(name)
+        done = await login.authenticate(user_id, {"api_key": key, "api_secret": secret, "request_token": token})
+        await accounts.connect(
+            user_id,
+            broker="kite",
+            broker_user_id=done.broker_user_id,
+            credentials=done.credentials,
+            fingerprint="demo",
+            egress_proxy=None,
+            expires_at=done.expires_at,
+        )
+    account = await house.kite.feed_account()
+    assert account is not None  # noqa: S101 (they have just logged in)
+    assert house.catalogue is not None  # noqa: S101 (the feed is Kite's)
+    today = house.calendar.wall(house.clock.now()).date()
+    await SqlInstruments(house.engine).store(await house.kite.download("NSE"), ["NSE"], day=today, at=house.clock.now())
+    await house.catalogue.load()
+    venue = KiteVenue(kite.sim, kite.server, account, house.kite.address, SystemClock())
+    async with venue.listening():
+        yield venue
 
 
 async def _create(house: House, user_id: int, config: Config) -> None:

@@ -44,6 +44,11 @@ class NoRest(LogError):
 class Venue(Protocol):
     """The market and the broker's side of it."""
 
+    @property
+    def feed(self) -> Feed:
+        """What is asked for the symbols that are wanted. Its ticks are the answer of `trade`."""
+        ...
+
     async def trade(self, batch: Sequence[Tick]) -> Sequence[Tick]:
         """The market trades. Answers the ticks as the engine's feed brings them."""
         ...
@@ -62,6 +67,7 @@ class PaperVenue:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self.feed: Feed = _NoFeed()
 
     async def trade(self, batch: Sequence[Tick]) -> Sequence[Tick]:
         return batch
@@ -117,7 +123,7 @@ class Day:
         )
         self._listener = MarketListener(
             desk.log,
-            _NoFeed(),
+            self._venue.feed,
             self._clock,
             desk.calendar,
             StopIndex.from_states(states),

@@ -1,4 +1,4 @@
-"""`bahi demo`: one trading day on the paper broker through the real engine, in seconds."""
+"""`bahi demo`: one trading day through the real engine, on the paper broker or at a simulated Kite, in seconds."""
 
 import datetime as dt
 import os
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bahi.cli.common import CHECK_FAILED, Home, Json, fail, load_settings, out, print_json, run_async
-from bahi.demo import Summary, run_demo
+from bahi.demo import At, Summary, run_demo
 from bahi.telemetry.logging import configure_logging
 from domain.calendar import AlwaysOpenCalendar, Calendar, load_nse
 from domain.values import Instant, Tick
@@ -33,12 +33,15 @@ def demo(
     ] = None,
     strategies: Annotated[int, typer.Option(min=1, max=100_000, help="How many strategies trade.")] = 60,
     seed: Annotated[int, typer.Option(help="The same seed gives the same day.")] = 1,
+    broker: Annotated[
+        At, typer.Option(help="Where the orders go: the paper broker, or a simulated Kite over HTTP and WebSocket.")
+    ] = "paper",
     speed: Annotated[float, typer.Option(min=0, help="How many times real time; 0: as fast as possible.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Do not empty the demo's folder first.")] = False,
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Run one trading day on the paper broker, and check that replaying the log gives exactly the live state."""
+    """Run one trading day through the engine, and check that replaying the log gives exactly the live state."""
     base = load_settings(home)
     folder = base.home / "demo"
     if not keep and folder.exists():
@@ -71,7 +74,7 @@ def demo(
             pace.hold(at)
 
         summary = run_async(
-            run_demo(settings, calendar, market, source, strategies=strategies, seed=seed, progress=progress)
+            run_demo(settings, calendar, market, source, strategies=strategies, seed=seed, progress=progress, at=broker)
         )
     if json:
         print_json(summary)

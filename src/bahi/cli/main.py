@@ -10,7 +10,7 @@ from typer.main import get_command
 __all__ = ["COMMANDS", "app"]
 
 COMMANDS: Final = {
-    "demo": "Run one trading day on the paper broker, and check that replaying the log gives exactly the live state.",
+    "demo": "Run one trading day through the engine, and check that replaying the log gives exactly the live state.",
     "run": "Run the engine's roles until SIGTERM or Ctrl-C, then drain. Logs are JSON lines on standard output.",
     "events": "Print the log, in its order.",
     "replay": "Tell the state of a strategy, or of all, as it was then: from the log alone.",

@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from domain.clock import Clock
 from simulation.kite import admin, endpoints
 from simulation.kite.api import Api
 from simulation.kite.http import Connections
@@ -54,14 +55,17 @@ async def serve(
     ws_port: int = 0,
     route_prefix: str = "",
     routes: Sequence[Route] | None = None,
+    beat: Clock | None = None,
 ) -> AsyncIterator[Server]:
     """Serves while the block lasts. `route_prefix`: as Zerodha's sandbox has "/oms" before all but the instruments.
+
+    `beat`: the clock of the stream's heartbeats and silences, the server's own unless given.
 
     What time alone changes is settled when it is due, so that order updates go out without anybody asking.
     """
     api = Api(sim, all_routes() if routes is None else routes, route_prefix)
     connections = Connections(api.answer)
-    stream = StreamServer(sim, sim.instruments.find, plays=sim.plays)
+    stream = StreamServer(sim, sim.instruments.find, plays=sim.plays, beat=beat)
     postbacks = Postbacks(sim.accounts, plays=sim.plays)
     async with AsyncExitStack() as stack:
         stream_port = await stack.enter_async_context(stream.serving(host, ws_port))
