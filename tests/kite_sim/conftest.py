@@ -64,7 +64,7 @@ class World:
         self.clock = clock
         self.server = server
         self.account = sim.accounts[USER]
-        self.http = httpx.AsyncClient(base_url=server.root, timeout=5)
+        self.http = httpx.AsyncClient(base_url=server.root, timeout=5, verify=False)  # noqa: S501 (loopback)
 
     def client(self, access_token: str | None, *, timeout: float = 5) -> OfficialClient:
         return OfficialClient(KiteConnect(KEY, access_token, root=self.server.root, timeout=timeout))
@@ -79,7 +79,9 @@ class World:
         await self.sim.on_ticks([Tick(symbol=symbol, price=Decimal(price), at=self.clock.now())])
 
     async def later(self, duration: Duration) -> None:
-        await self.clock.advance(duration)
+        """Moves the clock in one step and lets happen what is due by then."""
+        self.clock.set(self.clock.now() + duration)
+        await self.sim.settle()
 
 
 MakeWorld = Callable[..., Awaitable[World]]

@@ -284,7 +284,7 @@ def _number(form: Mapping[str, str], name: str) -> Decimal | None:
         raise input_error(f"Invalid `{name}`.") from None
     if not number.is_finite() or abs(number) > _LARGEST or number.adjusted() < -9:
         raise input_error(f"Invalid `{name}`.")
-    return number
+    return number + ZERO  # without an exponent
 
 
 def _priced(form: Mapping[str, str], name: str) -> Price:

@@ -17,10 +17,21 @@ from domain.values import ZERO, Instant, Money, Price, Product, Quantity, Side
 from simulation.kite.faults import Play
 from simulation.kite.instruments import SimInstrument
 
-__all__ = ["TERMINAL", "Changes", "OrderStatus", "OrderType", "SimOrder", "SimTrade", "Validity", "encode", "stamp"]
+__all__ = [
+    "TERMINAL",
+    "Changes",
+    "OrderStatus",
+    "OrderType",
+    "SimOrder",
+    "SimTrade",
+    "Validity",
+    "average",
+    "encode",
+    "stamp",
+]
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
-_CENT = Decimal("0.000001")
+_MILLIONTH = Decimal("0.000001")
 
 
 def encode(value: object) -> bytes:
@@ -31,6 +42,13 @@ def encode(value: object) -> bytes:
 def stamp(at: Instant | None) -> str | None:
     """Kite's time text: `YYYY-MM-DD HH:MM:SS`, the exchange's wall clock."""
     return None if at is None else wall(at).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def average(value: Money, quantity: Quantity) -> Price:
+    """The average price, 0 for no quantity: rounded to a millionth, without trailing zeros or an exponent."""
+    if not quantity:
+        return ZERO
+    return (value / quantity).quantize(_MILLIONTH).normalize() + ZERO
 
 
 class OrderType(StrEnum):
@@ -169,7 +187,7 @@ class SimOrder(Struct, kw_only=True, eq=False):
     @property
     def average_price(self) -> Price:
         """Of its fills, 0 without any; rounded to a millionth, as the wire shows it."""
-        return (self.value / self.filled).quantize(_CENT).normalize() if self.filled else ZERO
+        return average(self.value, self.filled)
 
     @property
     def tags(self) -> list[str]:

@@ -1,20 +1,14 @@
 """Positions out of fills: one per symbol and product, carried from yesterday and traded today, and their wire rows."""
 
-from decimal import Decimal
 from typing import Any
 
 from msgspec import Struct
 
 from domain.values import ZERO, Money, Price, Product, Quantity, Side
 from simulation.kite.instruments import SimInstrument
+from simulation.kite.orders import average
 
 __all__ = ["SimPosition"]
-
-_MILLIONTH = Decimal("0.000001")
-
-
-def _price(value: Money, quantity: Quantity) -> Price:
-    return (value / quantity).quantize(_MILLIONTH).normalize() if quantity else ZERO
 
 
 class SimPosition(Struct, kw_only=True, eq=False):
@@ -43,16 +37,16 @@ class SimPosition(Struct, kw_only=True, eq=False):
             self.sold_value += quantity * price
 
     @property
-    def average_price(self) -> Price:
+    def averageaverage(self) -> Price:
         """Of all that was bought when it is long, of all that was sold when it is short, 0 when flat."""
         carried = abs(self.overnight)
         value = carried * self.overnight_price
         if self.net > 0:
             long = carried if self.overnight > 0 else 0
-            return _price(self.bought_value + (value if long else ZERO), self.bought + long)
+            return average(self.bought_value + (value if long else ZERO), self.bought + long)
         if self.net < 0:
             short = carried if self.overnight < 0 else 0
-            return _price(self.sold_value + (value if short else ZERO), self.sold + short)
+            return average(self.sold_value + (value if short else ZERO), self.sold + short)
         return ZERO
 
     def row(self, last: Price | None, *, day: bool) -> dict[str, Any]:
@@ -78,7 +72,7 @@ class SimPosition(Struct, kw_only=True, eq=False):
             "quantity": quantity,
             "overnight_quantity": overnight,
             "multiplier": 1,
-            "average_price": _price(*entered) if quantity else ZERO,
+            "average_price": average(*entered) if quantity else ZERO,
             "close_price": self.overnight_price if overnight else ZERO,
             "last_price": price,
             "value": value,
@@ -87,17 +81,17 @@ class SimPosition(Struct, kw_only=True, eq=False):
             "unrealised": pnl,
             "realised": 0,
             "buy_quantity": buys,
-            "buy_price": _price(buy_value, buys),
+            "buy_price": average(buy_value, buys),
             "buy_value": buy_value,
             "buy_m2m": buy_value,
             "sell_quantity": sells,
-            "sell_price": _price(sell_value, sells),
+            "sell_price": average(sell_value, sells),
             "sell_value": sell_value,
             "sell_m2m": sell_value,
             "day_buy_quantity": self.bought,
-            "day_buy_price": _price(self.bought_value, self.bought),
+            "day_buy_price": average(self.bought_value, self.bought),
             "day_buy_value": self.bought_value,
             "day_sell_quantity": self.sold,
-            "day_sell_price": _price(self.sold_value, self.sold),
+            "day_sell_price": average(self.sold_value, self.sold),
             "day_sell_value": self.sold_value,
         }
