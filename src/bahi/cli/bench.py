@@ -9,6 +9,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bahi.bench.appending import appends, batches
+from bahi.bench.decoding import decoding
 from bahi.bench.figures import Figure
 from bahi.bench.replaying import memory, replay
 from bahi.bench.stops import buys_at_once, stops
@@ -30,6 +31,7 @@ MEASURES: dict[str, tuple[Measure, tuple[Fsync, ...]]] = {
         ("always", "everysec"),
     ),
     "replay": (lambda fsync, quick: replay(fsync, 30_000 if quick else 300_000), ("everysec",)),
+    "decode": (lambda _fsync, quick: decoding(100_000 if quick else 500_000), ("everysec",)),
     "memory": (lambda fsync, quick: memory(fsync, 500 if quick else 5_000, 30_000), ("everysec",)),
 }
 
