@@ -6,7 +6,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from bahi.bench.figures import Figure
-from brokers.kite.official import official_decoder
+from brokers.kite.official_decoder import official_decoder
 from brokers.kite.packets import DEPTH, Level, Mode, Noticed, Packet, decode, quick
 from domain.values import SECOND
 from simulation.kite.encode import encode, frame
