@@ -112,8 +112,9 @@ class SimOrder(Struct, kw_only=True, eq=False):
     """One order; only `simulation.kite.exchange` changes it.
 
     `order_type` and `price` are what the book shows: a protected market order becomes a LIMIT, at once when the last
-    price is known, else with the first tick (until then MARKET at 0); a protected SL-M becomes an SL. `status` is
-    text, because a fault may make it one that nobody documented. `value` is the sum of quantity × price over its trades. `system_tags` stand behind the tag.
+    price is known, else with the first tick (until then MARKET at 0); a protected SL-M becomes an SL. `status` is text,
+    because a fault may make it one that nobody documented. `value` is the sum of quantity × price over its trades.
+    `system_tags` stand behind the tag.
     """
 
     order_id: str

@@ -37,7 +37,7 @@ class SimPosition(Struct, kw_only=True, eq=False):
             self.sold_value += quantity * price
 
     @property
-    def averageaverage(self) -> Price:
+    def average_price(self) -> Price:
         """Of all that was bought when it is long, of all that was sold when it is short, 0 when flat."""
         carried = abs(self.overnight)
         value = carried * self.overnight_price

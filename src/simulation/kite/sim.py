@@ -16,6 +16,7 @@ from simulation.kite.accounts import Account, AttemptKind
 from simulation.kite.checks import Terms, expiry
 from simulation.kite.delays import Delays
 from simulation.kite.exchange import Exchange, book_protected, percent
+from simulation.kite.extras_tape import Tape
 from simulation.kite.faults import AFTER, Call, Fault, FaultPlan, NoFaults, Occasion, Play, ScriptedFaults
 from simulation.kite.instruments import InstrumentList, SimInstrument, built_in
 from simulation.kite.limits import SimLimits
@@ -71,6 +72,7 @@ class KiteSim:
         self.check_limits = check_limits
         self.accounts: dict[str, Account] = {}
         self.observers: list[Observer] = []
+        self.tape = Tape()
         self.fired: Counter[Fault] = Counter()
         """How often each fault really happened."""
         self.skew: Duration = 0
@@ -162,6 +164,7 @@ class KiteSim:
 
     def tick_now(self, ticks: Sequence[Tick]) -> None:
         self.settle_now()
+        self.tape.ticks(ticks)
         self.exchange.ticks(ticks, self.clock.now())
         for observer in self.observers:
             observer.on_ticks(ticks)
