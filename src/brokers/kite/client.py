@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -17,7 +18,7 @@ from brokers.kite.redact import Redactor, proxy_secrets
 from brokers.kite.wire import Answered, Attempt, Reply, Wire, trouble_of
 
 if TYPE_CHECKING:
-    from brokers.kite.official import Official
+    from brokers.kite.rest import Official
 
 __all__ = ["Ask", "KiteClient", "KiteClients"]
 
@@ -48,7 +49,7 @@ class KiteClient:
     def __init__(
         self, address: KiteAddress, *, api_key: str, access_token: str | None = None, proxy: str | None = None
     ) -> None:
-        from brokers.kite.official import Official
+        from brokers.kite.rest import Official
 
         self._wire = Wire()
         self._official = Official(self._wire, address, api_key=api_key, access_token=access_token, proxy=proxy)
@@ -168,10 +169,9 @@ class KiteClients:
         return understand(reply)
 
     def _take(self) -> KiteClient:
-        try:
+        with suppress(IndexError):
             return self._idle.pop()  # the last one used: its connection is the freshest
-        except IndexError:
-            return self._make()
+        return self._make()
 
     def _make(self) -> KiteClient:
         account = self._account

@@ -1,9 +1,9 @@
 """Takes secrets out of what comes back from the wire before anybody else sees it."""
 
 from collections.abc import Iterable
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-__all__ = ["Redactor"]
+__all__ = ["Redactor", "proxy_secrets"]
 
 MASK = "…"
 SHORTEST = 4
@@ -31,13 +31,13 @@ class Redactor:
 
 
 def proxy_secrets(url: str | None) -> list[str]:
-    """The address's password as it is written and as it is meant, and both with the user's name."""
-    if not url:
+    """The password in a proxy's address, as it is written and as it is meant, alone and with the user's name.
+
+    By hand, because an address that cannot be parsed is the one that is complained of.
+    """
+    login, at, _ = (url or "").rpartition("@")
+    if not at:
         return []
-    try:
-        parts = urlsplit(url)
-        password = parts.password or ""
-    except ValueError:
-        return [url]
-    login = parts.netloc.rpartition("@")[0]
+    login = login.rpartition("/")[2] if "//" not in login else login.partition("//")[2]
+    password = login.partition(":")[2]
     return [text for text in (login, unquote(login), password, unquote(password)) if text]

@@ -222,5 +222,5 @@ def trouble_of(error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> BaseException | None:
-    inside = [getattr(error, "reason", None), error.__cause__, *reversed(error.args), error.__context__]
+    inside = [getattr(error, "reason", None), error.__cause__, *reversed(error.args)]
     return next((each for each in inside if isinstance(each, BaseException)), None)
