@@ -290,6 +290,8 @@ async def test_only_ipv4_goes_out(clients: Clients, serve: Serve, monkeypatch: p
 
 
 def drops(visit: Visit) -> None:
+    """With the first byte; not before, when connecting itself would fail and nothing be written."""
+    visit.sock.recv(1, socket.MSG_PEEK)
     visit.reset()
 
 
@@ -349,6 +351,13 @@ async def test_a_connection_that_breaks_leaves_it_unknown_and_is_not_tried_again
     assert reply.written
     assert reply.trouble or not reply.body
     assert len(server.visits) == 1
+
+
+async def test_a_connection_that_breaks_at_once_is_judged_by_what_was_written(clients: Clients, serve: Serve) -> None:
+    server = serve(lambda visit: visit.reset(), serving())
+    reply = await clients(server.root).call(place, as_it_is)
+    assert reply.trouble
+    assert (len(server.visits), server.requests) == (1, [])
 
 
 @pytest.mark.parametrize("act", [hangs, answers_part_and_hangs])

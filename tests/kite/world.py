@@ -14,7 +14,7 @@ from brokers.port import Instrument
 from domain.calendar import instant, load_nse
 from domain.values import DAY, SECOND, Duration, Instant, Price, Tick
 from simulation.clock import VirtualClock
-from simulation.kite.faults import Fault as F
+from simulation.kite import faults
 from simulation.kite.limits import SimLimits
 from simulation.kite.server import Server, serve
 from simulation.kite.sim import KiteSim
@@ -30,22 +30,22 @@ INSTRUMENTS = InstrumentTable(
     Instrument(symbol=f"NSE:{name}", tick_size=Decimal("0.05")) for name in ("SBIN", "TCS", "RELIANCE", "INFY")
 )
 
-OF_FAULT: dict[Fault, tuple[tuple[F, Duration | None], ...]] = {
-    Fault.REJECTED_BEFORE: ((F.MARGIN_REFUSED, None),),
-    Fault.THROTTLED: ((F.F7_TOO_MANY_ORDERS, None),),
-    Fault.REJECTED_AFTER: ((F.REJECTED_LATER, SECOND),),
-    Fault.LOST_EXISTS: ((F.F1_ACCEPTED_THEN_HANGS, None),),
-    Fault.LOST_SURFACES: ((F.F5_SURFACES_LATER, 30 * SECOND),),
-    Fault.LOST_NEVER: ((F.F3_DROPPED_BEFORE, None),),
-    Fault.HALF_FILLS: ((F.HALF_THEN_REST, 4 * SECOND),),
-    Fault.HALF_RESTS: ((F.F11_HALF_THEN_STUCK, None),),
-    Fault.CANCEL_REFUSED: ((F.CANCEL_REFUSED, None),),
-    Fault.CANCEL_FILLED: ((F.F11_HALF_THEN_STUCK, None), (F.F9_CANCEL_LOSES, None)),
-    Fault.CANCEL_LOST: ((F.CANCEL_DONE_UNANSWERED, None),),
-    Fault.CANCEL_IGNORED: ((F.CANCEL_IGNORED_UNANSWERED, None),),
-    Fault.MODIFY_REFUSED: ((F.MODIFY_REFUSED, None),),
-    Fault.MODIFY_LOST: ((F.MODIFY_DONE_UNANSWERED, None),),
-    Fault.READING_FAILS: ((F.F4C_HTML_READING, None),),
+OF_FAULT: dict[Fault, tuple[tuple[faults.Fault, Duration | None], ...]] = {
+    Fault.REJECTED_BEFORE: ((faults.Fault.MARGIN_REFUSED, None),),
+    Fault.THROTTLED: ((faults.Fault.F7_TOO_MANY_ORDERS, None),),
+    Fault.REJECTED_AFTER: ((faults.Fault.REJECTED_LATER, SECOND),),
+    Fault.LOST_EXISTS: ((faults.Fault.F1_ACCEPTED_THEN_HANGS, None),),
+    Fault.LOST_SURFACES: ((faults.Fault.F5_SURFACES_LATER, 30 * SECOND),),
+    Fault.LOST_NEVER: ((faults.Fault.F3_DROPPED_BEFORE, None),),
+    Fault.HALF_FILLS: ((faults.Fault.HALF_THEN_REST, 4 * SECOND),),
+    Fault.HALF_RESTS: ((faults.Fault.F11_HALF_THEN_STUCK, None),),
+    Fault.CANCEL_REFUSED: ((faults.Fault.CANCEL_REFUSED, None),),
+    Fault.CANCEL_FILLED: ((faults.Fault.F11_HALF_THEN_STUCK, None), (faults.Fault.F9_CANCEL_LOSES, None)),
+    Fault.CANCEL_LOST: ((faults.Fault.CANCEL_DONE_UNANSWERED, None),),
+    Fault.CANCEL_IGNORED: ((faults.Fault.CANCEL_IGNORED_UNANSWERED, None),),
+    Fault.MODIFY_REFUSED: ((faults.Fault.MODIFY_REFUSED, None),),
+    Fault.MODIFY_LOST: ((faults.Fault.MODIFY_DONE_UNANSWERED, None),),
+    Fault.READING_FAILS: ((faults.Fault.F4C_HTML_READING, None),),
 }
 
 

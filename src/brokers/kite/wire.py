@@ -6,6 +6,7 @@ is handed to the socket under a lock that the waiting side can take first: a req
 never written, however late its connection comes to stand (a slow name server, a proxy that hangs).
 """
 
+import logging
 import socket
 import threading
 import time
@@ -25,6 +26,16 @@ ANY_IPV4: Final = ("0.0.0.0", 0)  # noqa: S104 (the source address of what goes 
 """Kite: orders are taken from registered addresses only, and an IPv6 address of the day is none of them."""
 LARGEST_BODY: Final = 64 * 1024 * 1024
 CHUNK: Final = 64 * 1024
+
+
+def _without_what_was_received(record: logging.LogRecord) -> bool:
+    """A head that cannot be parsed would be logged as it came, and it may say back what we sent."""
+    if str(record.msg).startswith("Failed to parse headers"):
+        record.msg, record.args, record.exc_info = "Failed to parse headers", (), None
+    return True
+
+
+logging.getLogger("urllib3.connection").addFilter(_without_what_was_received)
 
 
 class Reply(Struct, frozen=True, kw_only=True):
