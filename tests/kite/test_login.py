@@ -108,9 +108,8 @@ async def test_a_request_token_is_good_once_and_for_minutes(kite: Kite) -> None:
     old = kite.sim.login("AB1234")
     await kite.clock.advance(10 * MINUTE)
     for token in (used, old, "never-was-one"):
-        with pytest.raises(BrokerRefused, match="was used or is older than a few minutes: log in again at http") as no:
+        with pytest.raises(BrokerRefused, match="was used or is older than a few minutes: log in again") as no:
             await kite.with_request_token(token)
-        assert f"{kite.address.login}?v=3&api_key={KEY}" in no.value.reason
         assert token not in no.value.reason
 
 
@@ -123,7 +122,7 @@ async def test_a_wrong_secret_is_told_from_a_bad_token(kite: Kite) -> None:
 async def test_a_session_that_has_ended_is_refused_with_the_way_out(kite: Kite) -> None:
     token = kite.sim.open_session("AB1234")
     kite.sim.end_session("AB1234")
-    with pytest.raises(BrokerRefused, match=r"the access_token has expired.*log in again at") as no:
+    with pytest.raises(BrokerRefused, match=r"the access_token has expired.*: log in again") as no:
         await kite.with_access_token(token)
     assert token not in no.value.reason
     with pytest.raises(BrokerRefused):
@@ -232,11 +231,11 @@ async def test_no_secret_is_in_what_a_login_says_of_itself(caplog: pytest.LogCap
     request_token, access_token, password = "canary-request-11", "canary-access-22", "canary-proxy-33"
     checksum = hashlib.sha256(f"{KEY}{request_token}{SECRET}".encode()).hexdigest()
     told = {"request_token": [request_token, checksum], "access_token": [access_token]}
-    secrets = [SECRET, password, *(each for tokens in told.values() for each in tokens)]
+    secrets = [KEY, SECRET, password, *(each for tokens in told.values() for each in tokens)]
     said: list[Any] = []
     for status, kind in ((400, "InputException"), (403, "TokenException"), (503, "NetworkException")):
         for name, tokens in told.items():
-            echo = " ".join([SECRET, password, *tokens])
+            echo = " ".join([KEY, SECRET, password, *tokens])
             body = f'{{"status":"error","error_type":"{kind}","message":"no: {echo}"}}'.encode()
             for content_type in ("application/json", f"text/{echo.replace(' ', '-')}"):
                 async with canned(answer(status, body, content_type)) as (proxy, _):

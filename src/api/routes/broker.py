@@ -69,7 +69,8 @@ async def connect_broker(attempt: Write[ConnectBroker]) -> Response:
         session = await login.authenticate(user_id, credentials, proxy)
     except BrokerRefused as refused:
         await _failed(attempt, broker, refused.reason)
-        raise Problem(400, "BROKER_AUTH_FAILED", f"{broker} refuses: {refused.reason}") from None
+        cure = "; GET /broker/kite/login-url says where to log in" if broker == KITE else ""
+        raise Problem(400, "BROKER_AUTH_FAILED", f"{broker} refuses: {refused.reason}{cure}") from None
     except BrokerUnavailable as error:
         detail = f"{broker} gave no answer that says anything of the login: {error}"
         raise Problem(503, "BROKER_UNAVAILABLE", detail, headers={"Retry-After": "5"}) from None

@@ -9,7 +9,6 @@ import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote
 
 import msgspec
 
@@ -61,21 +60,20 @@ class KiteLogin:
         request_token, access_token = credentials.get("request_token"), credentials.get("access_token")
         if (request_token is None) == (access_token is None):
             raise BrokerRefused("give a request_token or an access_token, and not both")
-        hidden = [key + (request_token or "") + secret, secret, request_token or "", access_token or ""]
-        checksum = hashlib.sha256(hidden[0].encode()).hexdigest()
-        redact = Redactor([checksum, *hidden[1:], *proxy_secrets(egress_proxy)])
-        again = f"log in again at {self._address.login}?v=3&api_key={quote(key, safe='')}"
+        checksum = hashlib.sha256(f"{key}{request_token}{secret}".encode()).hexdigest()
+        hidden = [key, secret, checksum, request_token or "", access_token or ""]
+        redact = Redactor([*hidden, *proxy_secrets(egress_proxy)])
         if request_token is not None:
             reply = await self._call(
                 user_id, key, "", egress_proxy, lambda official: official.generate_session(request_token, secret)
             )
-            data = _judged(reply, redact, f"the request_token was used or is older than a few minutes: {again}")
+            data = _judged(reply, redact, "the request_token was used or is older than a few minutes: log in again")
             access_token = data.get("access_token")
         else:
             reply = await self._call(
                 user_id, key, access_token or "", egress_proxy, lambda official: official.profile()
             )
-            data = _judged(reply, redact, f"the access_token has expired, or was not given for this api_key: {again}")
+            data = _judged(reply, redact, "the access_token has expired or is another api_key's: log in again")
         kite_user_id = data.get("user_id")
         if not isinstance(access_token, str) or not access_token:
             raise BrokerUnavailable("Kite's answer has no access_token")
