@@ -1,8 +1,10 @@
 """For random sequences of orders, changes, cancels, prices and faults: the books balance."""
 
 import asyncio
+import json
 from collections import defaultdict
 from decimal import Decimal
+from urllib.parse import urlencode
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -147,3 +149,42 @@ def test_the_result_does_not_depend_on_how_often_somebody_looked(deeds: list[tup
         ] + [(trade.trade_id, trade.order_id, trade.quantity, trade.price, trade.at) for trade in account.trades]
 
     assert run(1) == run(5)
+
+
+FIELDS = st.sampled_from(
+    ["exchange", "tradingsymbol", "transaction_type", "quantity", "product", "order_type", "validity", "validity_ttl",
+     "price", "trigger_price", "market_protection", "disclosed_quantity", "tag", "autoslice", "variety"]
+)  # fmt: skip
+VALUES = st.one_of(
+    st.sampled_from(["NSE", "SBIN", "BUY", "MIS", "CNC", "MARKET", "LIMIT", "SL", "SL-M", "IOC", "TTL", "-1", "true"]),
+    st.integers(-5, 10**30).map(str),
+    st.decimals(allow_nan=True).map(str),
+    st.text(max_size=25),
+)
+GOOD = {
+    "exchange": "NSE", "tradingsymbol": "SBIN", "transaction_type": "BUY", "quantity": "1", "product": "MIS",
+    "order_type": "LIMIT", "price": "100",
+}  # fmt: skip
+
+
+@given(
+    method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "PATCH"]),
+    path=st.sampled_from(
+        ["/orders/regular", "/orders/amo", "/orders/regular/1", "/orders", "/session/token", "/trades"]
+    ),
+    changed=st.dictionaries(FIELDS, VALUES, max_size=5),
+    query=st.text(max_size=20),
+    token=st.sampled_from(["", "token x:y", "valid"]),
+)
+@settings(max_examples=300)
+def test_whatever_is_sent_is_answered(method: str, path: str, changed: dict[str, str], query: str, token: str) -> None:
+    sim = KiteSim(VirtualClock(FRIDAY_TEN), check_limits=False)
+    sim.register(USER, api_key=KEY, api_secret=SECRET)
+    sim.tick_now([Tick(symbol=SBIN, price=Decimal(100), at=FRIDAY_TEN)])
+    header = f"token {KEY}:{sim.open_session(USER)}" if token == "valid" else token
+    form = urlencode({**GOOD, **changed}).encode()
+
+    answer = Api(sim, ROUTES).answer(Request(method, f"{path}?{query}", {"authorization": header}, form, "127.0.0.1"))
+
+    assert json.loads(answer.body)["status"] == ("success" if answer.status == 200 else "error")
+    check(sim)

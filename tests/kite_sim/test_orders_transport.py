@@ -6,10 +6,15 @@ from typing import Any
 import httpx
 import pytest
 
+from simulation.clock import VirtualClock
 from simulation.kite.delays import Delays
 from simulation.kite.orders import encode
+from simulation.kite.routing import Context, Route
+from simulation.kite.server import serve
+from simulation.kite.sim import KiteSim
+from simulation.kite.wire import Response
 
-from .conftest import KEY, SBIN, SECRET, USER, MakeWorld, World
+from .conftest import FRIDAY_TEN, KEY, SBIN, SECRET, USER, MakeWorld, World
 
 ORDER = {
     "exchange": "NSE", "tradingsymbol": "SBIN", "transaction_type": "BUY", "quantity": "1", "product": "MIS",
@@ -134,6 +139,22 @@ async def test_connections_can_be_cut_and_clients_come_back(world: World) -> Non
         world.server.stop_streams()
 
         assert (await other.get("/sim/state")).status_code == 200
+
+
+async def test_an_endpoint_that_fails_does_not_pass_for_a_fault() -> None:
+    def broken(context: Context) -> Response:
+        raise RuntimeError("a defect of the simulation")
+
+    sim = KiteSim(VirtualClock(FRIDAY_TEN))
+    route = Route(method="GET", path="/broken", handler=broken, session=False)
+    serving = serve(sim, routes=[route])
+    server = await serving.__aenter__()
+    async with httpx.AsyncClient(verify=False) as client:  # noqa: S501
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(f"{server.root}/broken")
+
+    with pytest.raises(ExceptionGroup, match="endpoints failed"):
+        await serving.__aexit__(None, None, None)
 
 
 # --- the admin door

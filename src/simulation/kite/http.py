@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import h11
+import structlog
 
 from simulation.kite.errors import general, input_error
 from simulation.kite.wire import Act, Request, Response, failure
@@ -17,6 +18,8 @@ from simulation.kite.wire import Act, Request, Response, failure
 __all__ = ["Connections"]
 
 MOST_BODY = 1 << 20
+
+log = structlog.get_logger(__name__)
 
 Answer = Callable[[Request], Response]
 
@@ -27,6 +30,8 @@ class Connections:
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.open: set[_Connection] = set()
+        self.failures: list[Exception] = []
+        """What an endpoint raised: a defect of the simulation, which must not pass for one of its faults."""
 
     def protocol(self) -> asyncio.Protocol:
         return _Connection(self)
@@ -94,7 +99,13 @@ class _Connection(asyncio.Protocol):
         assert head is not None  # noqa: S101 (h11 gives it before the end)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
         request = Request(head.method.decode(), head.target.decode("latin-1"), headers, bytes(self._body), self._peer)
-        response = self._connections.answer(request)
+        try:
+            response = self._connections.answer(request)
+        except Exception as error:
+            log.exception("kite_sim_endpoint_failed", method=request.method, path=request.path)
+            self._connections.failures.append(error)
+            self._transport.abort()
+            return
         match response.act:
             case Act.HANG:
                 self._hung = True

@@ -13,7 +13,7 @@ from simulation.kite.api import Api
 from simulation.kite.http import Connections
 from simulation.kite.postbacks import Postbacks
 from simulation.kite.routing import Route
-from simulation.kite.sim import KiteSim
+from simulation.kite.sim import KiteSim, idle
 from simulation.kite.stream import StreamServer
 
 __all__ = ["Server", "all_routes", "serve"]
@@ -61,7 +61,8 @@ async def serve(
 
     `beat`: the clock of the stream's heartbeats and silences, the server's own unless given.
 
-    What time alone changes is settled when it is due, so that order updates go out without anybody asking.
+    What time alone changes is settled when it is due, so that order updates go out without anybody asking. What an
+    endpoint raised is raised at the end, all together: it was no fault that somebody asked for.
     """
     api = Api(sim, all_routes() if routes is None else routes, route_prefix)
     connections = Connections(api.answer)
@@ -79,12 +80,15 @@ async def serve(
         finally:
             sim.observers.remove(stream)
             sim.observers.remove(postbacks)
+            sim.wake = idle
             settling.cancel()
             listening.close()
             connections.abort()
             await asyncio.wait([settling])
             if not settling.cancelled():
                 settling.result()
+    if connections.failures:
+        raise ExceptionGroup("endpoints failed", connections.failures)
 
 
 async def _settle_when_due(sim: KiteSim) -> None:

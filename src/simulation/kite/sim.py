@@ -23,7 +23,7 @@ from simulation.kite.limits import SimLimits
 from simulation.kite.orders import SimOrder
 from simulation.kite.routing import Route
 
-__all__ = ["KiteSim", "Observer"]
+__all__ = ["KiteSim", "Observer", "idle"]
 
 DEFAULT_CASH = Decimal(10_000_000)
 _MIDNIGHT = dt.time()
@@ -77,7 +77,7 @@ class KiteSim:
         """How often each fault really happened."""
         self.skew: Duration = 0
         """How far the server's clock is ahead of the true one: in its stamps, windows and sessions."""
-        self.wake: Callable[[], None] = _nothing
+        self.wake: Callable[[], None] = idle
         """Called when something new will become due."""
         self._order_id_digits = order_id_digits
         self._orders_made = 0
@@ -232,7 +232,7 @@ class KiteSim:
         order = account.find(order_id)
         if order is None:
             return f"#{len(account.attempts)}"
-        number = order.changes if route.attempt is AttemptKind.MODIFY else order.cancels
+        number = sum(1 for each in account.attempts if each.order_id == order_id and each.kind is route.attempt)
         return f"{order.tag or order_id}/{route.method}/{number}"
 
     # --- orders
@@ -322,5 +322,5 @@ class KiteSim:
             observer.on_order(account.user_id, row)
 
 
-def _nothing() -> None:
-    pass
+def idle() -> None:
+    """Nobody waits for what becomes due."""
