@@ -13,6 +13,7 @@ from domain.events import (
 from domain.facts import Facts
 from domain.rules.acts import (
     answer_due,
+    cancel_again_at,
     chase_at,
     market_open,
     next_opening,
@@ -126,7 +127,7 @@ def _wake_at(state: State, facts: Facts) -> Instant | None:
     if state.order is not None and not state.order.resolved:
         orders.append(state.order)
     for order in orders:
-        at += [order.cancel_until, order.modify_until]
+        at += [cancel_again_at(order, facts), order.modify_until]
         if order.phase is Phase.SENDING:
             at.append(answer_due(order, facts))
         elif order.phase is Phase.LIVE and order.kind is Kind.BUY:

@@ -91,7 +91,7 @@ def _accepted(state: State, event: OrderAccepted) -> None:
     if order.resolved:
         if order.final is not Final.NOT_PLACED:
             return  # it has ended: an old answer
-        order = replace(order, surfaced=True, final=None, cancel_asked=False, cancel_until=0)
+        order = replace(order, surfaced=True, final=None, cancel_asked=False, cancel_until=0, cancels=0)
     _keep(state, replace(order, phase=Phase.LIVE, order_id=event.order_id, doubt=None))
     _name_order(state, order, event.order_id)
 
@@ -116,7 +116,7 @@ def _filled(state: State, event: OrderFilled) -> None:
     reopened = order.resolved and order.final is Final.NOT_PLACED
     order = replace(order, filled=event.filled, average_price=event.average_price, order_id=event.order_id, doubt=None)
     if reopened:
-        order = replace(order, surfaced=True, final=None, cancel_asked=False, cancel_until=0)
+        order = replace(order, surfaced=True, final=None, cancel_asked=False, cancel_until=0, cancels=0)
     _keep(state, replace(order, phase=Phase.LIVE) if reopened or not order.resolved else order)
     _name_order(state, order, event.order_id)
 
@@ -239,7 +239,7 @@ def _unknown(state: State, event: OrderOutcomeUnknown) -> None:
 def _cancel_requested(state: State, event: CancelRequested) -> None:
     order = state.find(event.tag)
     if order is not None:
-        _keep(state, replace(order, cancel_until=event.deadline, cancel_asked=True))
+        _keep(state, replace(order, cancel_until=event.deadline, cancel_asked=True, cancels=order.cancels + 1))
 
 
 def _cancel_rejected(state: State, event: CancelRejected) -> None:

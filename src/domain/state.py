@@ -56,6 +56,8 @@ class Order(Struct, frozen=True, kw_only=True, omit_defaults=True):
     modify_until: Instant = 0
     cancel_until: Instant = 0
     cancel_asked: bool = False
+    cancels: int = 0
+    """How often a cancel was asked for."""
     surfaced: bool = False
     """It was finalized as not placed, and then showed up."""
 

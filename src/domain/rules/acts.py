@@ -34,6 +34,10 @@ from domain.values import (
 )
 
 
+MOST_PAUSES = 8
+"""Back-offs between two cancels of one order at most: what waits for it is an exit."""
+
+
 def exit_with(state: State, facts: Facts, kind: Kind) -> Step:
     """Sells what is open. No pre-trade check may hold it back; without a broker session the strategy is aborted."""
     if not may_place(state, facts, kind):
@@ -159,7 +163,13 @@ def cancel(order: Order, facts: Facts, why: str) -> CancelRequested:
 
 
 def cancel_outstanding(order: Order, facts: Facts) -> bool:
-    return facts.now < order.cancel_until
+    return facts.now < cancel_again_at(order, facts)
+
+
+def cancel_again_at(order: Order, facts: Facts) -> Instant:
+    """When a cancel may be asked for again: after its deadline, and ever later when it is refused again and again."""
+    pauses = min((1 << min(max(order.cancels - 1, 0), 6)) - 1, MOST_PAUSES)
+    return order.cancel_until + pauses * facts.policy.retry_backoff if order.cancel_until else 0
 
 
 def squaring_off(state: State) -> bool:

@@ -1,0 +1,50 @@
+"""The rates of the campaign's faults."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from simulation.kite.faults import Fault
+
+RATES: Final[Mapping[Fault, float]] = {
+    Fault.F1_ACCEPTED_THEN_HANGS: 0.02,
+    Fault.F2_ACCEPTED_THEN_DROPPED: 0.03,
+    Fault.F2_ACCEPTED_HALF_ANSWER: 0.02,
+    Fault.F3_DROPPED_BEFORE: 0.03,
+    Fault.F4A_HTML_AFTER: 0.03,
+    Fault.F4B_HTML_BEFORE: 0.03,
+    Fault.F5_SURFACES_LATER: 0.04,
+    Fault.F6_TIMED_OUT_400: 0.03,
+    Fault.MARGIN_REFUSED: 0.02,
+    Fault.F16_ERROR_WITHOUT_TYPE: 0.005,
+    Fault.F16_NO_CONTENT_TYPE: 0.01,
+    Fault.F16_LIST_AT_TOP: 0.01,
+    Fault.F16_TRUNCATED_JSON: 0.01,
+    Fault.F8A_STUCK_OPEN_PENDING: 0.03,
+    Fault.F10_HALF_THEN_CANCELLED: 0.04,
+    Fault.F11_HALF_THEN_STUCK: 0.06,
+    Fault.F16_UNKNOWN_STATUS: 0.03,
+    Fault.F16_TAG_ONLY_IN_TAGS: 0.05,
+    Fault.F19_SECOND_ORDER_WITH_TAG: 0.02,
+    Fault.REJECTED_LATER: 0.03,
+    Fault.HALF_THEN_REST: 0.08,
+    Fault.F7_TOO_MANY_ORDERS: 0.03,
+    Fault.F18_IP_NOT_ALLOWED: 0.01,
+    Fault.F8B_STUCK_THEN_CANCELLED: 0.1,
+    Fault.F8B_STUCK_THEN_FILLED: 0.1,
+    Fault.F9_CANCEL_LOSES: 0.1,
+    Fault.CANCEL_REFUSED: 0.1,
+    Fault.CANCEL_DONE_UNANSWERED: 0.1,
+    Fault.CANCEL_IGNORED_UNANSWERED: 0.1,
+    Fault.MODIFY_REFUSED: 0.1,
+    Fault.MODIFY_DONE_UNANSWERED: 0.1,
+    Fault.MODIFY_IGNORED_UNANSWERED: 0.1,
+    Fault.F4C_HTML_READING: 0.01,
+    Fault.F7_TOO_MANY_READINGS: 0.01,
+    Fault.F16_EXTRA_FIELDS: 0.01,
+    Fault.F16_MISSING_FIELDS: 0.01,
+    Fault.F16_MISSING_KEY_FIELDS: 0.005,
+    Fault.F16_NUMBERS_AS_STRINGS: 0.01,
+    Fault.READING_HANGS: 0.001,
+    Fault.READING_DROPPED: 0.01,
+    Fault.F13_TOKEN_DIES: 0.0005,
+}
