@@ -3,15 +3,20 @@
 import asyncio
 import socket
 import ssl
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import brokers.kite.client
+from brokers.kite.account import KiteAddress
+from brokers.kite.client import KiteClients
 from brokers.kite.wire import Reply
-from tests.kite.conftest import Clients, Serve
+from tests.kite.conftest import Clients, Serve, account
 from tests.kite.loopback import OK, Visit, closed_port, hangs, proxy, serving, unreachable
 
 FIELDS: dict[str, object] = {"tag": "TAG1", "quantity": 10, "exchange": "NSE", "tradingsymbol": "SBIN"}
@@ -538,6 +543,23 @@ async def test_closing_lets_calls_end_and_takes_no_more(clients: Clients, serve:
     assert (await calling).status == 200
     await closing
     assert len(server.requests) == 1
+
+
+async def test_without_threads_nothing_is_sent(serve: Serve) -> None:
+    ended = ThreadPoolExecutor(1)
+    ended.shutdown()
+    server = serve(serving())
+    one = KiteClients(account(), KiteAddress(root=server.root), executor=ended)
+    for _ in range(2):
+        assert not (await one.call(place, as_it_is)).written
+    assert server.visits == []
+
+
+def test_the_official_client_and_twisted_come_at_first_use_only() -> None:
+    script = "import sys, brokers.kite.broker as _; from brokers.kite.client import load; " + (
+        "assert 'twisted' not in sys.modules; load(); assert 'kiteconnect' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 async def test_the_hook_hears_when_the_request_was_written(clients: Clients, serve: Serve) -> None:

@@ -20,7 +20,7 @@ from brokers.kite.wire import Answered, Attempt, Reply, Wire, trouble_of
 if TYPE_CHECKING:
     from brokers.kite.rest import Official
 
-__all__ = ["Ask", "KiteClient", "KiteClients"]
+__all__ = ["Ask", "KiteClient", "KiteClients", "load"]
 
 T = TypeVar("T")
 Ask = Callable[["Official"], object]
@@ -41,6 +41,11 @@ the closing on its way has an unknown outcome."""
 def threads() -> ThreadPoolExecutor:
     """The process's threads for calls."""
     return ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="kite")
+
+
+def load() -> None:
+    """Imports the official client (some 0.3 s), so that the first order does not wait for it."""
+    import brokers.kite.rest  # noqa: F401
 
 
 class KiteClient:
@@ -115,7 +120,11 @@ class KiteClients:
         except TimeoutError:
             return understand(Reply(written=False, trouble=f"{MOST_CALLS} calls hang"))
         attempt = Attempt(on_written)
-        call = loop.run_in_executor(self._executor or threads(), self._call, attempt, ask, understand)
+        try:
+            call = loop.run_in_executor(self._executor or threads(), self._call, attempt, ask, understand)
+        except RuntimeError as error:  # the process is ending
+            self._room.release()
+            return understand(Reply(written=False, trouble=f"no thread: {error}"))
         self._running.add(call)
         call.add_done_callback(self._ended)
         try:
