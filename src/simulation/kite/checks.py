@@ -22,9 +22,10 @@ from simulation.kite.errors import (
     insufficient_holding,
     off_grid,
 )
-from simulation.kite.exchange import Exchange, percent, protected_limit
+from simulation.kite.exchange import Exchange
 from simulation.kite.instruments import InstrumentList, SimInstrument
 from simulation.kite.orders import Changes, OrderStatus, OrderType, SimOrder, Validity
+from simulation.kite.protection import percent, protected_limit
 
 __all__ = [
     "MAX_SLICES",

@@ -8,7 +8,7 @@ A fill is made at the market's last price, never outside the order's limit, and 
 import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import Decimal
 from enum import StrEnum
 from itertools import count
 from typing import Any, Protocol
@@ -21,46 +21,12 @@ from domain.values import ZERO, Duration, Instant, Price, Quantity, Side, Tick
 from simulation.kite.accounts import Account
 from simulation.kite.delays import Delays
 from simulation.kite.faults import Fault, Play
-from simulation.kite.instruments import SimInstrument
 from simulation.kite.orders import Changes, OrderStatus, OrderType, SimOrder, SimTrade, Validity
+from simulation.kite.protection import book_protected
 
-__all__ = ["DayPrices", "Exchange", "Listener", "book_protected", "percent", "protected_limit"]
+__all__ = ["DayPrices", "Exchange", "Listener"]
 
-AUTOMATIC_PROTECTION = Decimal(2)
-"""The percentage that stands for a market protection of −1."""
 UNDOCUMENTED_STATUS = "EXCHANGE GATEWAY QUEUED"
-
-
-def protected_limit(instrument: SimInstrument, side: Side, last: Price, protection: Decimal) -> Price:
-    """A market order's limit: `protection` % beyond the last price, on the grid toward it, within the circuits."""
-    tick = instrument.tick_size
-    beyond = last * protection / 100
-    if side is Side.BUY:
-        limit = ((last + beyond) / tick).to_integral_value(ROUND_FLOOR) * tick
-        return limit if instrument.upper_circuit is None else min(limit, instrument.upper_circuit)
-    limit = max(((last - beyond) / tick).to_integral_value(ROUND_CEILING), Decimal(1)) * tick
-    return limit if instrument.lower_circuit is None else max(limit, instrument.lower_circuit)
-
-
-def percent(protection: Decimal | None) -> Decimal:
-    """The market protection in %: what −1 stands for, or what was asked for."""
-    return AUTOMATIC_PROTECTION if protection is None or protection == -1 else protection
-
-
-def book_protected(order: SimOrder, last: Price | None) -> bool:
-    """Kite: an order at market is booked as one with a limit, so far beyond the last price; whether it was one.
-
-    Without a last price a market order waits as it is. A stop order's limit lies beyond its trigger price.
-    """
-    if not order.order_type.at_market:
-        return False
-    stops = order.order_type.stops
-    around = order.trigger_price if stops else last
-    if around is None:
-        return False
-    order.price = protected_limit(order.instrument, order.side, around, percent(order.protection))
-    order.order_type = OrderType.SL if stops else OrderType.LIMIT
-    return True
 
 
 class DayPrices(Struct):

@@ -15,12 +15,13 @@ from domain.values import Duration, Instant, Money, Tick
 from simulation.kite.accounts import Account, AttemptKind
 from simulation.kite.checks import Terms, expiry
 from simulation.kite.delays import Delays
-from simulation.kite.exchange import Exchange, book_protected, percent
+from simulation.kite.exchange import Exchange
 from simulation.kite.extras_tape import Tape
 from simulation.kite.faults import AFTER, Call, Fault, FaultPlan, NoFaults, Occasion, Play, ScriptedFaults
 from simulation.kite.instruments import InstrumentList, SimInstrument, built_in
 from simulation.kite.limits import SimLimits
 from simulation.kite.orders import SimOrder
+from simulation.kite.protection import book_protected, percent
 from simulation.kite.routing import Route
 
 __all__ = ["KiteSim", "Observer", "idle"]
