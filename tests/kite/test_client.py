@@ -555,10 +555,16 @@ async def test_without_threads_nothing_is_sent(serve: Serve) -> None:
     assert server.visits == []
 
 
-def test_the_official_client_and_twisted_come_at_first_use_only() -> None:
-    script = "import sys, brokers.kite.broker as _; from brokers.kite.client import load; " + (
-        "assert 'twisted' not in sys.modules; load(); assert 'kiteconnect' in sys.modules"
-    )
+def test_the_official_client_and_its_reactor_come_at_first_use_only() -> None:
+    script = """
+import sys
+from brokers.kite.broker import KiteBroker
+from brokers.kite.client import load
+
+assert not {"kiteconnect", "twisted.internet.reactor"} & sys.modules.keys()
+load()
+assert "kiteconnect" in sys.modules
+"""
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
