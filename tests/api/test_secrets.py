@@ -230,6 +230,8 @@ async def _dump_redis(redis: Any) -> bytes:
                 parts += list(await redis.smembers(key))
             case b"string":
                 parts.append(await redis.get(key))
+            case b"list":
+                parts += list(await redis.lrange(key, 0, -1))
             case b"zset":
                 parts += list(await redis.zrange(key, 0, -1))
             case other:
