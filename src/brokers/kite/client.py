@@ -136,8 +136,9 @@ class KiteClients:
             return call.result()
         if attempt.abandon():
             return understand(Reply(written=False, trouble=f"no connection within {timeout:g} s"))
+        late = Reply(written=True, status=attempt.status, trouble=f"no whole answer within {timeout:g} s")
         attempt.abort()
-        return understand(Reply(written=True, status=attempt.status, trouble=f"no answer within {timeout:g} s"))
+        return understand(late)
 
     @property
     def under_way(self) -> int:
