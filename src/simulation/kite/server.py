@@ -3,12 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from domain.clock import Clock
-from simulation.kite import admin, endpoints
+from simulation.kite import admin, endpoints, extras
 from simulation.kite.api import Api
 from simulation.kite.http import Connections
 from simulation.kite.postbacks import Postbacks
@@ -21,10 +19,7 @@ __all__ = ["Server", "all_routes", "serve"]
 
 def all_routes() -> list[Route]:
     """Every endpoint of the server, and the admin door."""
-    routes = [*endpoints.ROUTES, *admin.ROUTES]
-    if find_spec("simulation.kite.extras") is not None:
-        routes += import_module("simulation.kite.extras").ROUTES
-    return routes
+    return [*endpoints.ROUTES, *extras.ROUTES, *admin.ROUTES]
 
 
 class Server:
