@@ -143,6 +143,9 @@ class InstrumentCatalogue:
     """
 
     def __init__(self, clock: Clock) -> None:
+        self.changes = 0
+        """Grows with every snapshot: whoever keeps tokens looks them up again then, because a token may come to stand
+        for another symbol while their number stays the same."""
         self._clock = clock
         self._now = Snapshot()
         self._limited: dict[str, Instrument] = {}
@@ -194,6 +197,7 @@ class InstrumentCatalogue:
     def replace(self, snapshot: Snapshot) -> None:
         """From now on this is listed. The limits stay."""
         self._now = snapshot
+        self.changes += 1
         self._merge()
 
     def limit(self, date: dt.date, limits: Mapping[str, Limits]) -> None:

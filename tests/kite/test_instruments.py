@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -11,7 +11,6 @@ import pytest
 from redis.asyncio import Redis
 
 from bahi.database.dumps import Noted, Stored
-from bahi.database.engine import create_engine
 from bahi.database.instruments import SqlInstruments
 from bahi.instruments import CatalogueFollower
 from brokers.instruments import InstrumentCatalogue, Limits, Listing, Snapshot
@@ -20,18 +19,24 @@ from domain.calendar import instant
 from domain.values import DAY, MINUTE
 from simulation.clock import VirtualClock
 from tests.api.world import STRATEGY, open_world, problem
-from tests.kite.dumps import dump, row, stocks
+from tests.conftest import HasUrl
+from tests.kite.dumps import database, dump, emptied, row, stocks
 
 DAY_ONE = dt.date(2026, 6, 15)
 NOW = instant(DAY_ONE, dt.time(9, 5))
 NAMES = ["SBIN", "INFY", "TCS", "ZOMATO", "RELIANCE", "M&M"]
 
 
+@pytest.fixture(scope="module")
+def lists(postgres_server: HasUrl, database_template: str) -> Iterator[str]:
+    with database(postgres_server.url, database_template, "test_kite_lists") as url:
+        yield url
+
+
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[SqlInstruments]:
-    engine = create_engine(database_url, size=4)
-    yield SqlInstruments(engine)
-    await engine.dispose()
+async def store(lists: str) -> AsyncIterator[SqlInstruments]:
+    async with emptied(lists) as store:
+        yield store
 
 
 @pytest.fixture
@@ -39,8 +44,9 @@ def clock() -> VirtualClock:
     return VirtualClock(NOW)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 (the condition is that of a database on the other side of a socket)
+async def until(condition: Callable[[], bool], working: "asyncio.Task[None]") -> None:
+    while not condition():
+        assert not working.done(), working
         await asyncio.sleep(0.001)
 
 
@@ -282,10 +288,10 @@ async def test_the_follower_looks_again_by_itself_until_it_is_stopped(
     catalogue = InstrumentCatalogue(clock)
     follower = CatalogueFollower(catalogue, store, clock)
     running = asyncio.create_task(follower.run())
-    await until(lambda: clock.next_at() is not None)
+    await until(lambda: clock.next_at() is not None, running)
     await put(store, *stocks(NAMES))
     clock.set(NOW + MINUTE)
-    await until(lambda: catalogue.loaded)
+    await until(lambda: catalogue.loaded, running)
     await follower.stop()
     await running
 

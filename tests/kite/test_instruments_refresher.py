@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from decimal import Decimal
 
 import pytest
@@ -17,7 +17,8 @@ from domain.calendar import instant, load_nse
 from domain.values import HOUR, MINUTE, SECOND, Instant, Price
 from eventstore.errors import LogUnavailable
 from simulation.clock import VirtualClock
-from tests.kite.dumps import dump, row, stocks
+from tests.conftest import HasUrl
+from tests.kite.dumps import database, dump, emptied, row, stocks
 
 MONDAY = dt.date(2026, 6, 15)
 NAMES = ["SBIN", "INFY", "TCS", "ZOMATO"]
@@ -70,11 +71,16 @@ def clock() -> VirtualClock:
     return VirtualClock(at("08:30"))
 
 
+@pytest.fixture(scope="module")
+def lists(postgres_server: HasUrl, database_template: str) -> Iterator[str]:
+    with database(postgres_server.url, database_template, "test_kite_refresher") as url:
+        yield url
+
+
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[SqlInstruments]:
-    engine = create_engine(database_url, size=8)
-    yield SqlInstruments(engine)
-    await engine.dispose()
+async def store(lists: str) -> AsyncIterator[SqlInstruments]:
+    async with emptied(lists) as store:
+        yield store
 
 
 Refresher = Callable[..., InstrumentRefresher]
@@ -269,11 +275,13 @@ async def test_it_runs_until_it_is_stopped(
 ) -> None:
     one = refresher()
     running = asyncio.create_task(one.run())
-    while clock.next_at() is None:  # noqa: ASYNC110 (a database on the other side of a socket)
+    while clock.next_at() is None:
+        assert not running.done(), running
         await asyncio.sleep(0.001)
     assert await store.versions() == {"NSE": 1}
     clock.set(at("08:30", MONDAY + dt.timedelta(days=1)))
-    while (await store.versions())["NSE"] == 1:  # noqa: ASYNC110
+    while (await store.versions())["NSE"] == 1:
+        assert not running.done(), running
         await asyncio.sleep(0.001)
     await one.stop()
     await running
@@ -344,7 +352,8 @@ async def test_five_hundred_are_asked_for_at_a_time_and_once_a_second(
     clock.set(at("09:00"))
     asking = asyncio.create_task(one.step())
     for calls in (1, 2, 3):
-        while len(kite.quoted) < calls or (calls < 3 and not clock.asleep(asking)):  # noqa: ASYNC110
+        while len(kite.quoted) < calls or (calls < 3 and not clock.asleep(asking)):
+            assert calls == 3 or not asking.done(), asking
             await asyncio.sleep(0.001)
         clock.set(clock.now() + SECOND)
     assert await asking == [LimitsFetched(500, 0), LimitsFetched(500, 0), LimitsFetched(203, 0)]

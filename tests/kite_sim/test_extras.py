@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 from kiteconnect.exceptions import GeneralException, InputException, NetworkException
 
+from bahi.database.dumps import Noted, Stored
+from bahi.database.engine import create_engine
+from bahi.database.instruments import SqlInstruments
+from bahi.instruments import CatalogueFollower, dump_day
+from brokers.instruments import InstrumentCatalogue
 from brokers.kite.dump import Dump
 from domain.calendar import instant, wall
 from domain.values import DAY, MINUTE, SECOND, Tick
@@ -237,6 +242,32 @@ async def test_a_token_is_used_again_for_another_symbol_in_the_dump_of_the_next_
     assert await tokens() == tomorrow
     await world.price("801")
     assert (await world.logged_in().ltp(SBIN))[SBIN] == {"instrument_token": today["INFY"], "last_price": 801}
+
+
+async def test_our_catalogue_follows_a_token_to_its_new_symbol(world: World, database_url: str) -> None:
+    engine = create_engine(database_url)
+    store, catalogue = SqlInstruments(engine), InstrumentCatalogue(world.clock)
+    follower = CatalogueFollower(catalogue, store, world.clock)
+
+    async def fetch() -> Stored:
+        content = await world.logged_in()._get("market.instruments", url_args={"exchange": "NSE"})
+        now = world.clock.now()
+        stored = await store.store(content, ["NSE"], day=dump_day(now), at=now)
+        await follower.load()
+        return stored
+
+    await world.price("1500", INFY)
+    await fetch()
+    sbin, infy, changes = catalogue.token(SBIN), catalogue.token(INFY), catalogue.changes
+    world.sim.inject(Fault.F20_TOKEN_REUSED)
+    await world.later(DAY)
+    stored = await fetch()
+    await engine.dispose()
+
+    assert (catalogue.token(SBIN), catalogue.token(INFY)) == (infy, sbin)
+    assert catalogue.changes == changes + 1
+    assert stored.changed == Noted(2, (f"NSE:INFY token {infy} to {sbin}", f"NSE:SBIN token {sbin} to {infy}"))
+    assert (stored.renamed.count, stored.gone.count, stored.left_out) == (0, 0, 0)
 
 
 async def test_tokens_are_swapped_within_a_segment_only(world: World) -> None:

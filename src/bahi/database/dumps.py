@@ -137,11 +137,11 @@ FROM unnest(CAST(:exchanges AS text[])) AS wanted (exchange) ORDER BY 1
 
 _ADDED = """
 SELECT incoming.symbol FROM incoming LEFT JOIN instruments known USING (symbol)
-WHERE known.listed IS NOT TRUE ORDER BY 1
+WHERE known.listed IS NOT TRUE
 """
 _GONE = """
-SELECT symbol FROM instruments
-WHERE listed AND exchange = ANY(:exchanges) AND symbol NOT IN (SELECT symbol FROM incoming) ORDER BY 1
+SELECT symbol FROM instruments old
+WHERE listed AND exchange = ANY(:exchanges) AND NOT EXISTS (SELECT FROM incoming WHERE incoming.symbol = old.symbol)
 """
 _CHANGED = """
 SELECT symbol || ' ' || concat_ws(', ',
@@ -151,19 +151,18 @@ SELECT symbol || ' ' || concat_ws(', ',
 FROM incoming JOIN instruments known USING (symbol)
 WHERE known.listed
   AND (known.tick_size, known.lot_size, known.token) <> (incoming.tick_size, incoming.lot_size, incoming.token)
-ORDER BY 1
 """
 _RENAME = """
 UPDATE instruments old SET renamed_to = new.symbol
 FROM incoming new LEFT JOIN instruments known ON known.symbol = new.symbol
 WHERE old.exchange = new.exchange AND old.token = new.token AND old.segment = new.segment
   AND old.kind = 'EQ' AND new.kind = 'EQ' AND old.renamed_to IS NULL AND old.downloaded_on >= :since
-  AND old.symbol NOT IN (SELECT symbol FROM incoming) AND known.listed IS NOT TRUE
+  AND NOT EXISTS (SELECT FROM incoming WHERE incoming.symbol = old.symbol) AND known.listed IS NOT TRUE
 RETURNING old.symbol || ' to ' || new.symbol
 """
 _UNLIST = """
-UPDATE instruments SET listed = false
-WHERE listed AND exchange = ANY(:exchanges) AND symbol NOT IN (SELECT symbol FROM incoming)
+UPDATE instruments old SET listed = false
+WHERE listed AND exchange = ANY(:exchanges) AND NOT EXISTS (SELECT FROM incoming WHERE incoming.symbol = old.symbol)
 """
 _LIST = """
 INSERT INTO instruments AS it
@@ -236,5 +235,8 @@ async def _count(connection: AsyncConnection, dump: Dump, wanted: frozenset[str]
 
 
 async def _noted(connection: AsyncConnection, statement: str, values: dict[str, Any]) -> Noted:
-    found = list((await connection.scalars(text(statement), values)).all())
-    return Noted(len(found), tuple(sorted(found)[:NAMED]))
+    """How many rows of text the statement has, and the first of them; the others stay in the database."""
+    first = f"(array_agg(what ORDER BY what))[1\\:{NAMED}]"
+    counted = f"WITH found (what) AS ({statement}) SELECT count(*), {first} FROM found"  # noqa: S608 (constants)
+    count, named = (await connection.execute(text(counted), values)).one()
+    return Noted(count, tuple(named or ()))
