@@ -18,6 +18,7 @@ from tests.api.kite_world import KiteWorld, open_kite_world
 from tests.api.test_broker_and_halt import PAPER
 from tests.api.test_strategies import holding
 from tests.api.world import NOW, Trader, World, problem, rules
+from tests.one_database import emptied, one_database  # noqa: F401 (fixtures)
 
 PROXY = "http://10.0.0.9:3128"
 

@@ -18,6 +18,7 @@ from tests.api.conftest import OpenWorld
 from tests.api.kite_world import PAGE, KiteWorld, open_kite_world
 from tests.api.test_broker_and_halt import PAPER
 from tests.api.world import Trader, World, problem, rules
+from tests.one_database import emptied, one_database  # noqa: F401 (fixtures)
 
 PATH = "/broker/kite/postback"
 

@@ -31,7 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from bahi.clock import SystemClock
 from bahi.database.instruments import SqlInstruments
 from bahi.database.tables import broker_accounts, events
-from bahi.instruments import InstrumentRefresher
+from bahi.instruments import InstrumentRefresher, Outcome
 from bahi.roles.rest import RestRole
 from bahi.settings import Settings
 from bahi.wiring import House, open_house
@@ -236,7 +236,7 @@ async def _log_in(it: Day) -> None:
 
 async def _list(it: Day) -> None:
     """What may be traded, as Kite lists it."""
-    house = it.house
+    house, outcomes = it.house, list[Outcome]()
 
     async def nothing() -> list[str]:
         return []
@@ -249,10 +249,12 @@ async def _list(it: Day) -> None:
         download=house.kite.download,
         quote=house.kite.quote,
         wanted=nothing,
+        observe=outcomes.append,
     )
     await refresher.step()
     assert house.catalogue is not None
     await house.catalogue.load()
+    assert house.instruments.find("NSE:INFY") is not None, outcomes
 
 
 async def _trade(it: Day) -> None:

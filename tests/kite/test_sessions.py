@@ -26,6 +26,7 @@ from eventstore.clients import log_client
 from eventstore.errors import LogUnavailable
 from eventstore.log import EventLog
 from simulation.clock import VirtualClock
+from tests.one_database import emptied, one_database  # noqa: F401 (fixtures)
 from tests.sources.world import history, open_test_log
 
 MORNING = instant(dt.date(2026, 7, 1), dt.time(8, 30))
