@@ -155,7 +155,10 @@ class _Process:
     async def step(self) -> int:
         stepping = asyncio.ensure_future(self._worker.step())
         dying = asyncio.ensure_future(self._died.wait())
-        await asyncio.wait({stepping, dying}, return_when=asyncio.FIRST_COMPLETED)
+        while not stepping.done() and not dying.done():
+            if self.clock.asleep(stepping) and (at := self.clock.next_at()) is not None:
+                self.clock.set(at)  # it waits for the log to answer again
+            await asyncio.wait({stepping, dying}, timeout=0, return_when=asyncio.FIRST_COMPLETED)
         dying.cancel()
         if not stepping.done():  # died in the middle of it
             stepping.cancel()
