@@ -24,7 +24,7 @@ from handlers.positions import AccountPositions
 from handlers.reconcile import Searches
 from handlers.repair import look_soundly
 
-Seen = tuple[BookStatus, int]
+Seen = tuple[BookStatus, int, str | None]
 log = structlog.get_logger(__name__)
 
 
@@ -78,7 +78,7 @@ class Poller:
 
     async def _tell(self, broker: Broker, row: BookOrder) -> int:
         """Tells the strategy that the row belongs to."""
-        seen = (row.status, row.filled)
+        seen = (row.status, row.filled, row.tag)
         if self._seen.get(row.order_id) == seen:
             return 0
         parts = parse_tag(row.tag)
@@ -97,6 +97,7 @@ class Poller:
         if before.user_id != self._user_id or before.find(tag) is None:
             return await self._report(broker, row)  # it bears our sign, but nobody here ever asked for it
         self._searches.settled(tag)
+        self._foreign.discard(row.order_id)  # a reading before may have shown it without its tag
         if not outcomes.booked(before, tag, row):
             return 0
         after = await record(self._desk, strategy_id, lambda state, _: outcomes.booked(state, tag, row), Wake())

@@ -4,9 +4,10 @@ import datetime as dt
 from collections.abc import Awaitable, Callable
 
 import pytest
+from msgspec.structs import replace
 
 from brokers.paper.plan import NEVER, Lost, Portion, Script, ScriptedPlan
-from brokers.port import Placing
+from brokers.port import BookOrder, Placing
 from domain.commands import Changes, decide_update
 from domain.decide import Decision
 from domain.events import (
@@ -42,7 +43,7 @@ from domain.values import (
 from handlers.decider import Wake, decided, take_turn
 from handlers.poller import Poller
 from tests.engine.conftest import OpenWorld
-from tests.engine.world import USER, World
+from tests.engine.world import USER, HookedBroker, World
 
 ENTRY, EXIT = 1, 2
 
@@ -362,6 +363,31 @@ async def test_another_logs_order_is_foreign(world: World) -> None:
     await _by_hand(world, make_tag("ZZZZ", strategy, 1, 1))
     await world.watch()
     assert len(await world.of_type(UnknownOrderSeen)) == 1
+
+
+async def test_an_order_that_a_reading_shows_without_its_tag_is_ours_again_with_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = await world.running()
+    await world.buy(strategy)
+    world.polling = False
+    await world.settle()
+    read = HookedBroker.orders
+
+    async def tagless(broker: HookedBroker) -> list[BookOrder]:
+        return [replace(row, tag=None) for row in await read(broker)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HookedBroker, "orders", tagless)
+        await world.watch()
+    assert (await world.state(strategy)).open_quantity == 0
+    assert len(await world.of_type(UnknownOrderSeen)) == 1
+    world.polling = True
+    await world.watch()
+    state, facts = await world.desk.look(strategy)
+    assert (state.open_quantity, facts.foreign) == (10, 0)
+    await world.sell(strategy)
+    await world.finish()
 
 
 async def test_nothing_is_sent_late_after_a_denial(world: World) -> None:
