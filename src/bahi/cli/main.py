@@ -22,12 +22,17 @@ COMMANDS: Final = {
     "user": "People who may use this installation.",
     "doctor": "Check everything that bahi needs, one by one, and say what to do about what is missing.",
     "kite-sim": "Run a simulated Kite: orders, order book, ticks, sessions and faults. No real order leaves it.",
+    "campaign": "Trade at a simulated Kite under every fault and every death of a worker; count what became of it.",
     "schema": "Export the events' schemas, or check the committed ones.",
     "bench": "Measure the hot paths on embedded servers.",
 }
 """Every command with the first line of its help, in the order of the list."""
 
-_ELSEWHERE: Final = {"schema": "bahi.schema.cli:app", "kite-sim": "bahi.cli.kite_sim:kite_sim"}
+_ELSEWHERE: Final = {
+    "schema": "bahi.schema.cli:app",
+    "kite-sim": "bahi.cli.kite_sim:kite_sim",
+    "campaign": "bahi.cli.campaign:campaign_command",
+}
 """Where a command is, if not as NAME or `app` in `bahi.cli.NAME`."""
 
 

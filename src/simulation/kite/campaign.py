@@ -1,10 +1,34 @@
-"""The rates of the campaign's faults."""
+"""The campaign: round after round, each from its own seed, until so many orders have been placed.
 
-from collections.abc import Mapping
+The rounds are shared out among processes, each with a Redis of its own. What a seed does is the same in every run but
+for the order in which calls that are under way at once come back.
+"""
+
+import asyncio
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import AbstractContextManager
 from typing import Final
 
-from simulation.kite.faults import Fault
+import uvloop
+from msgspec import Struct
 
+from eventstore.clients import command, log_client
+from simulation.kite.faults import Fault
+from simulation.kite.round import Plan, Round
+from simulation.kite.tally import Tally
+
+__all__ = ["DEATHS", "RATES", "Played", "campaign", "play"]
+
+OpenRedis = Callable[[], AbstractContextManager[str]]
+"""Starts an empty Redis and gives its address; picklable, to be called in another process."""
+
+DEATHS: Final = 0.02
+"""The share of orders that each point of death strikes."""
+USERS, STRATEGIES = 8, 200
+LONGEST: Final = 600.0
+"""Seconds of real time after which a round counts as hanging."""
 RATES: Final[Mapping[Fault, float]] = {
     Fault.F1_ACCEPTED_THEN_HANGS: 0.02,
     Fault.F2_ACCEPTED_THEN_DROPPED: 0.03,
@@ -48,3 +72,57 @@ RATES: Final[Mapping[Fault, float]] = {
     Fault.READING_DROPPED: 0.01,
     Fault.F13_TOKEN_DIES: 0.0005,
 }
+
+
+class Played(Struct, frozen=True):
+    """A round that was played. `violations`: what did not hold, or the error that broke it off."""
+
+    seed: int
+    tally: Tally
+    violations: list[str]
+
+
+def plan_of(seed: int) -> Plan:
+    """Every fourth round's server has a clock that is off."""
+    return Plan(users=USERS, strategies=STRATEGIES, rates=RATES, deaths=DEATHS, skewed=seed % 4 == 0)
+
+
+def play(open_redis: OpenRedis, seed: int, plan: Plan | None = None) -> Played:
+    """One round, in this process. Never raises for what the round did."""
+    with open_redis() as url:
+        return uvloop.run(_play(url, seed, plan_of(seed) if plan is None else plan))
+
+
+def campaign(
+    open_redis: OpenRedis, *, orders: int, seed: int, jobs: int, prepare: Callable[[], None] | None = None
+) -> Iterator[Played]:
+    """Rounds, as they end, until `orders` have been placed; the first has `seed`, the next the one after it.
+    `prepare` is called first in each of the `jobs` processes."""
+    context = multiprocessing.get_context("spawn")
+    placed, following = 0, seed
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=prepare) as pool:
+        running: set[Future[Played]] = set()
+        while running or placed < orders:
+            while placed < orders and len(running) < jobs:
+                running.add(pool.submit(play, open_redis, following))
+                following += 1
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for each in done:
+                played = each.result()
+                placed += played.tally.orders
+                yield played
+
+
+async def _play(url: str, seed: int, plan: Plan) -> Played:
+    redis = log_client(url)
+    try:
+        await command(redis, "FLUSHALL")
+    finally:
+        await redis.aclose()
+    game = Round(url, seed, plan)
+    try:
+        async with asyncio.timeout(LONGEST):
+            counted = await game.play()
+    except Exception as error:
+        return Played(seed, Tally(), [f"the round broke off: {type(error).__name__}: {error}"])
+    return Played(seed, counted, [*counted.faults, *game.violations])
