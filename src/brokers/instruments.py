@@ -2,7 +2,7 @@
 that its newest list has."""
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Final
 
@@ -38,6 +38,9 @@ class InstrumentTable:
     def __init__(self, instruments: Iterable[Instrument]) -> None:
         self._known = {instrument.symbol: instrument for instrument in instruments}
         self._names = Names(self._known)
+
+    def __iter__(self) -> Iterator[Instrument]:
+        return iter(self._known.values())
 
     @property
     def loaded(self) -> bool:

@@ -24,20 +24,9 @@ from simulation.kite.faults import Fault, Play
 from simulation.kite.orders import Changes, OrderStatus, OrderType, SimOrder, SimTrade, Validity
 from simulation.kite.protection import book_protected
 
-__all__ = ["DayPrices", "Exchange", "Listener"]
+__all__ = ["Exchange", "Listener"]
 
 UNDOCUMENTED_STATUS = "EXCHANGE GATEWAY QUEUED"
-
-
-class DayPrices(Struct):
-    """What a symbol did since the server began, or since its day began."""
-
-    open: Price
-    high: Price
-    low: Price
-    last: Price
-    volume: Quantity
-    at: Instant
 
 
 class Listener(Protocol):
@@ -93,7 +82,6 @@ class Exchange:
         stamped: Callable[[Instant], Instant],
     ) -> None:
         self.last: dict[str, Tick] = {}
-        self.days: dict[str, DayPrices] = {}
         self._calendar = calendar
         self._delays = delays
         self._listener = listener
@@ -148,13 +136,6 @@ class Exchange:
         """Sets the last prices and fills what they reach."""
         for tick in ticks:
             self.last[tick.symbol] = tick
-            day = self.days.get(tick.symbol)
-            if day is None:
-                self.days[tick.symbol] = DayPrices(tick.price, tick.price, tick.price, tick.price, tick.volume, tick.at)
-            else:
-                day.high, day.low = max(day.high, tick.price), min(day.low, tick.price)
-                day.last, day.at = tick.price, tick.at
-                day.volume = max(day.volume, tick.volume)
             for order, account in tuple(self._resting.get(tick.symbol, {}).values()):
                 self._match(order, account, now)
 

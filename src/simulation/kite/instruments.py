@@ -7,6 +7,7 @@ from zlib import crc32
 
 from msgspec import Struct
 
+from brokers.instruments import BUILT_IN
 from domain.values import Price, Quantity
 
 __all__ = ["SEGMENTS", "InstrumentList", "SimInstrument", "built_in"]
@@ -98,19 +99,8 @@ class InstrumentList:
         return len(self._by_symbol)
 
 
-# The symbols that paper trading knows, so that a strategy can move from one to the other.
-_NAMES = (
-    "ADANIENT", "ADANIPORTS", "APOLLOHOSP", "ASIANPAINT", "AXISBANK", "BAJAJ-AUTO", "BAJAJFINSV", "BAJFINANCE", "BEL",
-    "BHARTIARTL", "CIPLA", "COALINDIA", "DRREDDY", "EICHERMOT", "ETERNAL", "GRASIM", "HCLTECH", "HDFCBANK", "HDFCLIFE",
-    "HINDALCO", "HINDUNILVR", "ICICIBANK", "INDIGO", "INFY", "ITC", "JIOFIN", "JSWSTEEL", "KOTAKBANK", "LT", "M&M",
-    "MARUTI", "MAXHEALTH", "NESTLEIND", "NTPC", "ONGC", "POWERGRID", "RELIANCE", "SBILIFE", "SBIN", "SHRIRAMFIN",
-    "SUNPHARMA", "TATACONSUM", "TATASTEEL", "TCS", "TECHM", "TITAN", "TMPV", "TRENT", "ULTRACEMCO", "WIPRO",
-    "BPCL", "BRITANNIA", "DIVISLAB", "HDFC", "HEROMOTOCO", "INDUSINDBK", "LTIM", "SHREECEM", "TATAMOTORS", "UPL",
-)  # fmt: skip
-
 # Exchange tokens that are public knowledge; the others' are made from their names.
 _KNOWN = {"SBIN": 3045, "INFY": 1594, "RELIANCE": 2885, "TCS": 11536, "HDFCBANK": 1333, "ICICIBANK": 4963, "ITC": 1660}
-_GRIDS = {"TATASTEEL": Decimal("0.01")}
 _INDICES = (
     SimInstrument(symbol="NSE:NIFTY 50", exchange_token=1001, name="NIFTY 50", segment="INDICES", tick_size=Decimal(0)),
     SimInstrument(symbol="BSE:SENSEX", exchange_token=1, name="SENSEX", segment="INDICES", tick_size=Decimal(0)),
@@ -118,16 +108,16 @@ _INDICES = (
 
 
 def built_in() -> list[SimInstrument]:
-    """The large stocks of NSE on the grid that the paper broker uses, and NIFTY 50 and SENSEX."""
+    """The stocks that paper trading knows, so that a strategy can move from one to the other, and two indices."""
     taken = set(_KNOWN.values())
     stocks = []
-    for name in _NAMES:
+    for stock in BUILT_IN:
+        name = stock.symbol.partition(":")[2]
         token = _KNOWN.get(name)
         if token is None:
             token = 20_000 + crc32(name.encode()) % 40_000
             while token in taken:
                 token += 1
             taken.add(token)
-        grid = _GRIDS.get(name, Decimal("0.05"))
-        stocks.append(SimInstrument(symbol=f"NSE:{name}", exchange_token=token, name=name, tick_size=grid))
+        stocks.append(SimInstrument(symbol=stock.symbol, exchange_token=token, name=name, tick_size=stock.tick_size))
     return [*stocks, *_INDICES]
