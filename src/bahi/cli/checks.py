@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from msgspec import Struct
 
+from bahi.cli.check import Check, ok
+from bahi.cli.kite_checks import kite_instruments, kite_server, kite_sessions
 from bahi.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -30,19 +31,6 @@ LAG = 10.0
 """Seconds that the archive may be behind."""
 
 
-class Check(Struct, frozen=True):
-    """`state` is ok, warning, failed, or skipped: it does not apply yet."""
-
-    name: str
-    state: str
-    found: str
-    todo: str = ""
-
-
-def ok(name: str, found: str) -> Check:
-    return Check(name, "ok", found)
-
-
 async def examine(home: Path | None) -> list[Check]:
     """Every check, in the order in which what they look at depends on each other."""
     checks = [_python()]
@@ -54,6 +42,8 @@ async def examine(home: Path | None) -> list[Check]:
     checks.append(_settings(settings))
     checks += _home(settings.home.expanduser())
     checks += [_redis_program(settings), _postgres_program(settings), _keys(settings), _calendar(settings)]
+    if settings.price_feed == "kite":
+        checks += await _guarded("kite", kite_server(settings))
     checks += await _installation(settings)
     return checks
 
@@ -186,6 +176,8 @@ async def _installation(settings: Settings) -> list[Check]:
         ("lanes", _lanes),
         ("archive", _archive),
     )
+    if settings.price_feed == "kite":
+        looks += (("kite sessions", kite_sessions), ("instruments", kite_instruments))
     try:
         async with open_reader(settings) as reader:
             running = await reader.running()
