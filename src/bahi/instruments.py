@@ -58,6 +58,9 @@ BETWEEN_QUOTES: Duration = SECOND
 """Kite: one call of /quote a second."""
 
 LOOK_EVERY: Duration = 10 * SECOND
+LOOK_SOON: Duration = SECOND // 2
+"""While there is nothing yet, because somebody has just connected and waits to create a strategy; and for a while after
+each dump, because those of the other exchanges follow."""
 RETRY_FIRST: Duration = 15 * SECOND
 RETRY_LAST: Duration = 5 * MINUTE
 RETRY_REFUSED: Duration = 15 * MINUTE
@@ -299,14 +302,15 @@ def log_stored(stored: Stored) -> None:
 
 
 class CatalogueFollower:
-    """Keeps a process' catalogue equal to what is stored, about ten seconds behind. While the database does not answer
-    the copy stands."""
+    """Keeps a process' catalogue equal to what is stored, about ten seconds behind, the first time half a second. While
+    the database does not answer the copy stands."""
 
     def __init__(self, catalogue: InstrumentCatalogue, store: SqlInstruments, clock: Clock) -> None:
         self._catalogue = catalogue
         self._store = store
         self._clock = clock
         self._versions: dict[str, int] = {}
+        self._loaded_at: Instant = 0
         self._silent = False
         self._stopped = asyncio.Event()
 
@@ -315,6 +319,7 @@ class CatalogueFollower:
         if await self._store.versions() != self._versions:
             self._versions, snapshot = await self._store.snapshot()
             self._catalogue.replace(snapshot)
+            self._loaded_at = self._clock.now()
             log.info("instruments_loaded", instruments=len(self._catalogue), versions=self._versions)
         today = wall(self._clock.now()).date()
         self._catalogue.limit(today, await self._store.limits(today))
@@ -329,7 +334,8 @@ class CatalogueFollower:
                 if not self._silent:
                     log.warning("instruments_not_read", why=str(error.__cause__ or error)[:200])
                 self._silent = True
-            await either(self._clock.sleep(LOOK_EVERY), self._stopped.wait())
+            settled = self._catalogue.loaded and self._clock.now() - self._loaded_at >= LOOK_EVERY
+            await either(self._clock.sleep(LOOK_EVERY if settled else LOOK_SOON), self._stopped.wait())
 
     async def stop(self) -> None:
         self._stopped.set()

@@ -397,6 +397,6 @@ async def test_while_nothing_is_loaded_no_symbol_is_called_unknown(
         ):
             answer = await alice.post(f"/strategy/{path}", body, key=f"key-of-{path}")
             assert "not loaded yet" in problem(answer, 503, "INSTRUMENTS_NOT_LOADED")["detail"]
-            assert answer.headers["retry-after"] == "60"
+            assert answer.headers["retry-after"] == "3"
         world.app.state.dependencies = world.deps
         assert (await alice.post("/strategy/create", STRATEGY, key="key-of-create")).status_code == 201

@@ -150,10 +150,10 @@ def _need_instruments(deps: Dependencies) -> None:
     """503 while the broker's list of instruments is not there: no symbol is called unknown for that reason."""
     if not deps.instruments.loaded:
         detail = (
-            "the instruments of Kite are not loaded yet: they are downloaded within minutes once an account is "
+            "the instruments of Kite are not loaded yet: they are downloaded within seconds once an account is "
             "connected, and an operator can load them with `bahi instruments --import FILE`"
         )
-        raise Problem(503, "INSTRUMENTS_NOT_LOADED", detail, headers={"Retry-After": "60"})
+        raise Problem(503, "INSTRUMENTS_NOT_LOADED", detail, headers={"Retry-After": "3"})
 
 
 async def _append_created(attempt: Write[CreateStrategy], strategy_id: int, created: Event) -> None:
