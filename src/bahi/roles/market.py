@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 PAUSE = 1_000_000
 """Microseconds before a feed that could not go on is tried again."""
-LISTS_EVERY = 2 * SECOND
+LISTS_EVERY = SECOND
 """How often it is looked whether instruments or circuit limits are to be fetched."""
 
 
@@ -141,14 +141,20 @@ class MarketRole:
             wanted=self._wanted,
         )
         known = 0
+        waits = ""
         while True:
             try:
                 if await house.kite.feed_account() is not None:
                     await refresher.step()
+                waits = ""
             except LogUnavailable as error:
-                log.warning("lists_wait", why=str(error))
-            if len(catalogue) != known:  # what had no token may have one now
-                known = len(catalogue)
+                if str(error) != waits:
+                    log.warning("lists_wait", why=str(error))
+                waits = str(error)
+            if catalogue.changes != known:
+                # What had no token may have one now, and a token may have come to stand for another share: the stop
+                # would follow that one's price.
+                known = catalogue.changes
                 self._feed.want()
             await house.clock.sleep(LISTS_EVERY)
 

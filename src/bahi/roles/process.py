@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+import anyio.to_thread
 import structlog
 
 from bahi.quiet import settle_memory
@@ -22,6 +23,7 @@ from bahi.roles.scheduler import SchedulerRole
 from bahi.roles.updates import UpdatesRole
 from bahi.roles.worker import WorkerRole
 from bahi.wiring import House
+from brokers.kite.client import load
 from domain.events import RuntimeStateLoaded
 from eventstore.envelope import NewEvent
 from eventstore.errors import CorruptEvent
@@ -56,6 +58,8 @@ async def run_roles(house: House, names: Sequence[str], started: Callable[[], No
     if unknown:
         raise UnknownRole(f"no such role: {', '.join(unknown)}; there are {', '.join(ROLES)}")
     wanted = [name for name in ROLES if not names or name in names]
+    if house.catalogue is not None:
+        await anyio.to_thread.run_sync(load)  # Kite's client: the first order does not wait for it
     fanouts: list[Fanout] = []
     partitions: list[Partition] = []
     if FOLLOWERS & set(wanted):
@@ -68,7 +72,8 @@ async def run_roles(house: House, names: Sequence[str], started: Callable[[], No
     stopping = _on_signals()
     async with asyncio.TaskGroup() as group:
         followers = [group.create_task(fanout.run()) for fanout in fanouts]
-        followers += [group.create_task(house.catalogue.run())] if house.catalogue is not None else []
+        if house.catalogue is not None:
+            followers.append(group.create_task(house.catalogue.run()))
         heart = group.create_task(beat(house.redis, wanted, house.clock))
         running = {name: group.create_task(role.run(), name=name) for name, role in roles.items()}
         log.info("started", roles=wanted)
