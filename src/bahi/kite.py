@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
 from decimal import Decimal
 from urllib.parse import parse_qsl
 
@@ -16,10 +17,18 @@ from brokers.kite.broker import KiteBroker
 from brokers.kite.brokers import KiteBrokers
 from brokers.kite.merging import merged
 from brokers.kite.order_stream import order_updates
-from brokers.port import Broker, Brokers, BrokerUnavailable, Instruments
+from brokers.port import Broker, Brokers, BrokerUnavailable, Instruments, SessionExpired
 from domain.clock import Clock
+from domain.values import MINUTE, SECOND, Duration, Instant
 
 __all__ = ["AllBrokers", "Kite", "kite_address"]
+
+REFUSED_PAUSE: Duration = MINUTE
+"""Until a session that was refused the stream asks for it again."""
+LOOK_EVERY: Duration = 5 * SECOND
+"""Whether such a session is still the account's."""
+STAYS: Duration = 60 * MINUTE
+"""How long another session, if there is one, is preferred for the prices: an app without streaming stays without."""
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +68,8 @@ class Kite:
         self._reads = reads
         self._hints = hints
         self._on_order_written = on_order_written
+        self._refused: dict[KiteAccount, Instant] = {}
+        """Sessions to which Kite refused the stream, and when."""
         self.brokers = KiteBrokers(sessions, self._make)
 
     async def aclose(self) -> None:
@@ -67,15 +78,21 @@ class Kite:
     # --- what belongs to no user: prices, instruments, circuit limits ------------------------------------------------
 
     async def feed_account(self) -> KiteAccount | None:
-        """The session that prices come through: the first that there is."""
+        """The session that prices come through: the first that there is, rather one to which Kite did not refuse the
+        stream lately."""
         accounts = await self.sessions.all_kite()
-        return accounts[0] if accounts else None
+        now = self._clock.now()
+        self._refused = {each: at for each, at in self._refused.items() if each in accounts and now - at < STAYS}
+        return min(accounts, key=lambda each: each in self._refused, default=None)
 
     async def refused(self, account: KiteAccount) -> None:
         """Kite refuses the stream to this session. It may be good for orders all the same (an app without streaming),
         so whether it is over is asked with a reading, which says so to whom it concerns."""
+        self._refused[account] = self._clock.now()
         broker = await self.brokers.of(account.user_id)
-        if broker is not None:
+        if broker is None:
+            return
+        with suppress(SessionExpired):  # that is the answer, and the broker has passed it on
             try:
                 await broker.positions()
             except BrokerUnavailable as error:
@@ -120,8 +137,29 @@ class Kite:
             await self._reads.wait(account, "quote" if reading == "quote" else "read")
 
     def _hear(self, account: KiteAccount) -> AsyncIterator[str]:
-        """Of the account's own stream, and from other processes: postbacks, and the stream that brings the prices."""
-        return merged(order_updates(account, self.address, self._clock), self._hints.listen(account.user_id))
+        """Of the account's own stream, and from other processes: postbacks, and the stream that brings the prices.
+        Raises SessionExpired once the session is over."""
+        return merged(self._own_stream(account), self._hints.listen(account.user_id))
+
+    async def _own_stream(self, account: KiteAccount) -> AsyncIterator[str]:
+        """A session to which Kite refuses the stream may be good for orders all the same (an app without streaming):
+        its postbacks are heard still, and the stream is asked for once a minute, not again and again."""
+        told = False
+        while True:
+            try:
+                async with aclosing(order_updates(account, self.address, self._clock)) as updates:
+                    async for order_id in updates:
+                        told = False
+                        yield order_id
+            except SessionExpired as error:
+                await self.refused(account)
+                for _ in range(REFUSED_PAUSE // LOOK_EVERY):
+                    if await self.sessions.kite(account.user_id) != account:
+                        raise
+                    if not told:
+                        log.warning("kite_orders_refused", account=account.kite_user_id, why=str(error))
+                        told = True
+                    await self._clock.sleep(LOOK_EVERY)
 
 
 class AllBrokers:
