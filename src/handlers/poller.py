@@ -13,7 +13,7 @@ from domain.events import AlertTriggered, UnknownOrderSeen
 from domain.facts import Facts
 from domain.strategy import State
 from domain.tags import parse_tag
-from domain.values import Code, Instant, Phase, Severity, Tag
+from domain.values import SECOND, Code, Instant, Phase, Severity, Tag
 from eventstore.envelope import Dedupe, NewEvent
 from eventstore.errors import LogLost, LogUnavailable
 from handlers import outcomes
@@ -36,6 +36,8 @@ class Poller:
         self._user_id = user_id
         self._searches = Searches(desk.policy)
         self._positions = AccountPositions(desk, user_id)
+        self._dark_since: Instant | None = None
+        """When the book could not be read for the first time since it last could."""
         self._foreign: set[str] = set()
         """Ids of the orders that are not ours."""
         self._seen: dict[str, Seen] = {}
@@ -52,9 +54,14 @@ class Poller:
             rows = await broker.orders()
         except BrokerError as error:
             self._searches.failed(asked_at)
-            log.warning("book_not_read", user_id=self._user_id, why=f"{type(error).__name__}: {error}")
+            if self._dark_since is None:  # said once, not with every attempt
+                self._dark_since = asked_at
+                log.warning("book_not_read", user_id=self._user_id, why=f"{type(error).__name__}: {error}")
             return 0
         self._searches.read(asked_at)
+        if self._dark_since is not None:
+            dark, self._dark_since = asked_at - self._dark_since, None
+            log.info("book_read_again", user_id=self._user_id, after_s=round(dark / SECOND, 1))
         written = 0
         for row in rows:
             written += await self._alone(row.tag or row.order_id, self._tell(broker, row))

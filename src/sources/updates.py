@@ -135,6 +135,7 @@ class Updates:
 
     async def _mind(self, user_id: int) -> None:
         """One account: push hints wake the reading, and time does."""
+        told = ""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen(user_id))
             while not self._stopping.is_set():
@@ -143,20 +144,33 @@ class Updates:
                 hint.clear()
                 try:
                     await self._poll(user_id, self._orders.strategies(user_id))
+                    told = ""
                 except LogLost:
                     raise
-                except Exception:  # one account does not stop the others: it is read again when it is time
-                    log.exception("account_not_read", user_id=user_id)
+                except Exception as error:  # one account does not stop the others: it is read again when it is time
+                    if (why := f"{type(error).__name__}: {error}") != told:
+                        log.exception("account_not_read", user_id=user_id)
+                        told = why
 
     async def _listen(self, user_id: int) -> None:
+        """Push hints of one account, again and again. Why there are none is said once for each reason."""
+        told = ""
         while not self._stopping.is_set():
             broker = await self._brokers.of(user_id)
             if broker is not None:
+                why = ""
                 try:
                     async for _ in broker.updates():
+                        told = ""
                         self._hints[user_id].set()
                 except BrokerError as error:
-                    log.warning("no_push", user_id=user_id, why=str(error))
-                except Exception:  # without push, the book is read by time
-                    log.exception("no_push", user_id=user_id)
+                    why = str(error)
+                except Exception as error:  # without push, the book is read by time
+                    why = f"{type(error).__name__}: {error}"
+                    if why != told:
+                        log.exception("no_push", user_id=user_id)
+                        told = why
+                if why and why != told:
+                    log.warning("no_push", user_id=user_id, why=why)
+                    told = why
             await self._clock.sleep(5 * SECOND)

@@ -24,10 +24,14 @@ async def order_updates(account: KiteAccount, address: KiteAddress, clock: Clock
     It takes one of the three connections of the api key. Raises SessionExpired when Kite refuses the session, and
     BrokerUnavailable when the address can never work; all other trouble it lives through.
     """
+    told = ""
     async with aclosing(KiteSocket(account, address, clock).items()) as items:
         async for item in items:
             match item:
                 case Opened():
+                    if told:
+                        log.info("kite_orders_back", account=account.kite_user_id)
+                    told = ""
                     yield ""
                 case str():
                     match parse_text(item):
@@ -37,7 +41,9 @@ async def order_updates(account: KiteAccount, address: KiteAddress, clock: Clock
                             log.warning("kite_stream_error", account=account.kite_user_id, text=text)
                         case None:
                             pass  # a message to people, or nothing that we know
-                case Lost(reason=reason, retry_in=wait):
-                    log.info("kite_orders_lost", account=account.kite_user_id, reason=reason, retry_in_us=wait)
+                case Lost(reason=reason):
+                    if reason != told:  # the same, attempt after attempt, is said once
+                        log.info("kite_orders_lost", account=account.kite_user_id, reason=reason)
+                    told = reason
                 case bytes():
                     pass  # heartbeats: nothing is subscribed here
