@@ -54,7 +54,8 @@ class Accepted(Struct, frozen=True):
 class NotPlaced(Struct, frozen=True):
     """The order certainly does not exist.
 
-    `curable`: asking again may help. `counted`: the attempt counts (a 429 does not). `session`: no valid session.
+    `curable`: asking again within seconds may help. `counted`: it says something of the order, so that the attempt
+    counts (a 429, or a broker that cannot be reached, does not). `session`: no valid session.
     """
 
     reason: str
@@ -115,6 +116,8 @@ class BookOrder(Struct, frozen=True, kw_only=True):
     reason: str = ""
     """For a rejected order: a stable reason code."""
     curable: bool = False
+    counted: bool = True
+    """As with `NotPlaced`."""
 
 
 class Trade(Struct, frozen=True, kw_only=True):

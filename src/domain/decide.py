@@ -45,7 +45,7 @@ from domain.rules.run import (
     why_denied,
     wind_down,
 )
-from domain.rules.step import NO_SESSION, PASS, WAIT, Rule, Step
+from domain.rules.step import NO_SESSION, PASS, UNREACHABLE, WAIT, Rule, Step
 from domain.strategy import State, evolve
 from domain.values import (
     Instant,
@@ -148,6 +148,7 @@ def _wake_at(state: State, facts: Facts) -> Instant | None:
 
 __all__ = [
     "NO_SESSION",
+    "UNREACHABLE",
     "Decision",
     "Undecidable",
     "decide_next",

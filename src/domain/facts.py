@@ -27,7 +27,14 @@ class Policy(Struct, frozen=True, kw_only=True):
     retry_backoff: Duration = SECOND
     """Before the second attempt; doubled for each further one."""
     limit_backoff: Duration = SECOND
-    """After a 429 or a full limit, which does not count as an attempt."""
+    """After what does not count as an attempt: a 429, a full limit, a broker that cannot be reached."""
+    patient_backoff: Duration = MINUTE
+    """After a refusal that does not count either, and that seconds do not cure: the broker's limit of the day."""
+    refusals_quiet: Duration = 10 * SECOND
+    """How long an exit may be refused without counting before it is alerted."""
+    session_grace: Duration = 2 * SECOND
+    """After an exit was refused for want of a session, before it is said that there is none: the user may just have
+    logged in again, and what is known of sessions is a second old."""
     buy_late_limit: Duration = 30 * SECOND
     price_max_age: Duration = 60 * SECOND
     session_patience: Duration = 5 * SECOND

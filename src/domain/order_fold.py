@@ -68,7 +68,7 @@ def _intended(state: State, event: Intent) -> None:
     )
     state.orders += 1
     state.lock_state = event.tag
-    state.tries = {**state.tries, event.kind: Tries(event.attempt)}
+    state.tries = {**state.tries, event.kind: Tries(event.attempt, since=state.tried(event.kind).since)}
     state.last_action = event.kind
     if event.kind is Kind.BUY:
         state.entered = True
@@ -223,7 +223,10 @@ def _retry(state: State, event: OrderRetryRequired) -> None:
     if order is not None:
         _keep(state, replace(order, followed_up=True))
     attempts = event.attempt if event.counted else event.attempt - 1
-    state.tries = {**state.tries, event.kind: Tries(attempts, event.not_before)}
+    since = state.tried(event.kind).since
+    if not since and not event.counted and order is not None and not order.denied:
+        since = order.at
+    state.tries = {**state.tries, event.kind: Tries(attempts, event.not_before, since)}
     if event.kind is Kind.BUY:
         state.entered = state.entry_spent = False
 

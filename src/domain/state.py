@@ -75,6 +75,8 @@ class Tries(Struct, frozen=True, omit_defaults=True):
 
     attempts: int = 0
     not_before: Instant = 0
+    since: Instant = 0
+    """When the first of them was decided that was refused and does not count; 0: none was."""
 
 
 class State(Struct, kw_only=True):

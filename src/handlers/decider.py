@@ -159,7 +159,7 @@ async def _append(
     if any(isinstance(event, ASKING) for event in events):
         broker = await desk.brokers.of(state.user_id)
         if broker is not None and broker.limits is not None:
-            room = permits(broker.limits, log.keys, state.user_id, events, desk.clock.now())
+            room = permits(broker.limits, state.user_id, events, desk.clock.now())
     write = encode_change(state, decision.state, decision.wake_at, keep_timer=decision.keep_timer)
 
     async def append() -> AppendResult:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from brokers.port import Broker, Changing, NotPlaced, Placing, Refused, Unanswered
-from domain.decide import NO_SESSION, Decision
+from domain.decide import NO_SESSION, UNREACHABLE, Decision
 from domain.events import CancelRequested, Event, Intent, ModifyRequested
 from domain.facts import Facts
 from domain.strategy import State
@@ -17,10 +17,9 @@ from domain.values import Denial, Kind
 from handlers import outcomes
 from handlers.decider import Turn, Wake, decided, persist, take_turn
 from handlers.desk import Desk, decode_halt
+from handlers.limits import give_back
 
 Effect = Intent | CancelRequested | ModifyRequested
-UNREACHABLE = "BROKER_UNREACHABLE"
-"""The reason code of an order for which no connection to the broker could be had."""
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +58,7 @@ async def _send(desk: Desk, user_id: int, intent: Intent) -> Events:
         broker = await desk.brokers.of(user_id)
     except Exception as error:
         log.exception("broker_failed", call="of", tag=intent.tag)
-        unreachable = NotPlaced(UNREACHABLE, curable=True, text=f"{type(error).__name__}: {error}")
+        unreachable = NotPlaced(UNREACHABLE, curable=True, counted=False, text=f"{type(error).__name__}: {error}")
         return lambda state, facts: outcomes.placing(state, intent, unreachable, facts)
     if broker is None:
         return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.NO_SESSION, {"cure": "connect the broker"})
@@ -68,6 +67,8 @@ async def _send(desk: Desk, user_id: int, intent: Intent) -> Events:
         told = {"deadline": str(intent.deadline), "now": str(now)}
         return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.TOO_LATE, told)
     answer = await _ask_to_place(broker, intent)
+    if isinstance(answer, NotPlaced) and answer.reason == UNREACHABLE and broker.limits is not None:
+        await give_back(desk.log, user_id, intent.at)
     return lambda state, facts: outcomes.placing(state, intent, answer, facts)
 
 
@@ -90,6 +91,7 @@ async def _ask_to_place(broker: Broker, intent: Intent) -> Placing:
 
 async def _change(desk: Desk, user_id: int, asked: CancelRequested | ModifyRequested) -> Events:
     answer: Changing
+    broker = None
     try:
         broker = await desk.brokers.of(user_id)
         if broker is None:
@@ -103,4 +105,6 @@ async def _change(desk: Desk, user_id: int, asked: CancelRequested | ModifyReque
     except Exception as error:
         log.exception("broker_failed", call=asked.type, tag=asked.tag)
         answer = Unanswered(f"{type(error).__name__}: {error}")
+    if answer == Refused(UNREACHABLE) and broker is not None and broker.limits is not None:
+        await give_back(desk.log, user_id, asked.at)
     return lambda state, _: outcomes.changing(state, asked, answer)

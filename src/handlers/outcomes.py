@@ -123,7 +123,14 @@ def _ended(tag: Tag, row: BookOrder) -> tuple[Event, ...]:
             return cancelled, final(Final.CANCELLED)
         case BookStatus.REJECTED:
             reason = row.reason or "REJECTED"
-            rejected = OrderRejected(tag=tag, order_id=row.order_id, reason=reason, curable=row.curable, text=row.text)
+            rejected = OrderRejected(
+                tag=tag,
+                order_id=row.order_id,
+                reason=reason,
+                curable=row.curable,
+                counted=row.counted,
+                text=row.text,
+            )
             return rejected, final(Final.REJECTED)
         case BookStatus.OPEN:
             return ()

@@ -208,8 +208,20 @@ async def test_a_session_that_the_broker_calls_expired_aborts_an_exit(open_world
     strategy = await world.bought()
     await world.sell(strategy)
     await world.settle()
+    world.connected.clear()
+    await world.pass_time(2 * SECOND)
     assert [abort.reason for abort in await world.of_type(SafetyAbort)] == ["TOKEN_INVALID"]
     assert (await world.state(strategy)).open_quantity == 10
+    world.connected.add(7)
+
+
+async def test_an_exit_that_the_last_session_could_not_send_is_sent_by_the_next(open_world: OpenWorld) -> None:
+    world = await open_world(plan=ScriptedPlan([(2, Script(refuse=SESSION_EXPIRED))]))
+    strategy = await world.bought()
+    await world.stop_loss(strategy)
+    await world.pass_time(2 * SECOND)
+    assert (await world.state(strategy)).position == "exited_by_sl"
+    assert await world.of_type(SafetyAbort) == []
 
 
 async def test_brokers_that_cannot_be_asked_at_all_have_placed_nothing(world: World) -> None:
@@ -450,6 +462,21 @@ async def test_an_exit_beyond_the_days_limit_is_alerted_and_stays_due(open_world
     await world.wait_until(CLOSE + SECOND)
     await world.settle()
     assert sorted([(await world.state(each)).exit_reason for each in (one, two)]) == [Exit.SESSION_END, Exit.STOPLOSS]
+
+
+async def test_what_never_left_uses_up_no_order_of_the_day(open_world: OpenWorld) -> None:
+    """An exit is tried every second while the line is out: ten strategies would spend a day's limit in minutes."""
+    out = NotPlaced("BROKER_UNREACHABLE", curable=True, counted=False, text="not sent: no route to host")
+    plan = ScriptedPlan([(number, Script(refuse=out)) for number in range(2, 122)])
+    world = await open_world(plan=plan, limits=OrderLimits(day=10))
+    strategy = await world.bought()
+    await world.stop_loss(strategy)
+    await world.pass_time(121 * SECOND)
+    assert (await world.state(strategy)).position == "exited_by_sl"
+    assert len(world.hooks.placed) == 122
+    alerts = [event.code for event in await world.of_type(AlertTriggered)]
+    assert alerts == [Code.EXIT_NOT_FILLING], "at once, and again after five minutes"
+    assert await world.of_type(SafetyAbort) == []
 
 
 async def test_one_users_limits_are_not_anothers(open_world: OpenWorld) -> None:

@@ -96,7 +96,7 @@ async def test_a_cancel_that_is_refused_is_asked_again_after_its_deadline(open_w
     assert len(await world.of_type(CancelRejected)) == 1
     await world.finish(MINUTE)
     asked = [event.at for event in await world.of_type(CancelRequested)]
-    assert [later - earlier for earlier, later in pairwise(asked)] == [2 * SECOND, 2 * SECOND]
+    assert [later - earlier for earlier, later in pairwise(asked)] == [2 * SECOND, 3 * SECOND]
     assert (await world.state(strategy)).exit_reason is Exit.STOPLOSS
 
 

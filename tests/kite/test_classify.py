@@ -74,7 +74,9 @@ def test_success_under_another_status_is_unknown(status: int) -> None:
 
 def test_what_was_not_written_is_not_placed() -> None:
     answer = placing(Reply(written=False, trouble="ConnectionRefusedError: refused"))
-    assert answer == NotPlaced("BROKER_UNREACHABLE", curable=True, text="not sent: ConnectionRefusedError: refused")
+    assert answer == NotPlaced(
+        "BROKER_UNREACHABLE", curable=True, counted=False, text="not sent: ConnectionRefusedError: refused"
+    )
     assert changing(Reply(written=False, trouble="x")) == Refused("BROKER_UNREACHABLE")
 
 
@@ -117,11 +119,11 @@ def test_too_many_requests_are_not_placed_and_do_not_count(reply: Reply) -> None
         (error("Tick size for this script is 0.10. Kindly enter price in the multiple of tick size for this script"),
          "TICK_SIZE", False),
         (error("Markets are closed right now. Use GTT for placing long-standing instructions instead."),
-         "MARKET_CLOSED", False),
+         "MARKET_CLOSED", True),
         (error("Trigger price for stoploss sell orders cannot be below the lower circuit price. ..."), "CIRCUIT", True),
         (error("LIMIT orders that are far away from the LTP are restricted as per exchange guidelines."),
          "PRICE_TOO_FAR", True),
-        (error("Maximum allowed order requests exceeded."), "ORDER_LIMIT", True),
+        (error("Maximum allowed order requests exceeded."), "ORDER_LIMIT", False),
         (error("That API call is not allowed for the authenticated user", "PermissionException", 403),
          "PERMISSION", False),
         (error("Quantity should be a multiple of the lot size"), "LOT_SIZE", False),
@@ -134,7 +136,8 @@ def test_too_many_requests_are_not_placed_and_do_not_count(reply: Reply) -> None
 def test_a_refusal_gives_its_reason_and_whether_asking_again_may_help(reply: Reply, reason: str, curable: bool) -> None:
     answer = placing(reply)
     assert isinstance(answer, NotPlaced)
-    assert (answer.reason, answer.curable, answer.counted, answer.session) == (reason, curable, True, False)
+    assert (answer.reason, answer.curable, answer.session) == (reason, curable, False)
+    assert answer.counted is (reason not in ("ORDER_LIMIT", "MARKET_CLOSED")), "they say nothing of the order"
 
 
 def test_the_largest_order_is_told_where_the_text_has_it() -> None:

@@ -149,6 +149,7 @@ def _order(row: Row, tag: str | None, product: Product, at: Instant, notice: Not
         text=with_maximum(said or raw),
         reason=reason.value if reason else "",
         curable=reason is not None and reason.curable,
+        counted=reason is None or reason.counted,
     )
 
 

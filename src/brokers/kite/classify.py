@@ -4,7 +4,7 @@ Judged by what was written, by status and by body, never by a client's exception
 
 | the wire showed | a placing is |
 |---|---|
-| nothing was written | not placed, curable |
+| nothing was written | not placed, curable, not counted |
 | 429, whatever the body says | not placed, curable, not counted |
 | 2xx JSON, success, an `order_id` of digits | accepted |
 | 2xx or 4xx JSON error of a type that judges the request, or with a known text | not placed, with the reason |
@@ -80,7 +80,7 @@ def placing(reply: Reply) -> Placing:
         return _not_placed(Reason.BROKER_UNREACHABLE, _told(reply))
     said = _said(reply)
     if reply.status == TOO_MANY_REQUESTS and not (said and said.success):
-        return _not_placed(Reason.TOO_MANY_REQUESTS, _told(reply, said), counted=False)
+        return _not_placed(Reason.TOO_MANY_REQUESTS, _told(reply, said))
     if said is None:
         return Unanswered(_told(reply))
     if said.success:
@@ -92,8 +92,6 @@ def placing(reply: Reply) -> Placing:
             return Unanswered(_told(reply, said))
         case Reason.SESSION_EXPIRED:
             return _not_placed(reason, said.message, session=True)
-        case Reason.TOO_MANY_REQUESTS:
-            return _not_placed(reason, said.message, counted=False)
         case _:
             return _not_placed(reason, with_maximum(said.message))
 
@@ -175,8 +173,10 @@ def _said(reply: Reply) -> Said | None:
     )
 
 
-def _not_placed(reason: Reason, text: str, *, counted: bool = True, session: bool = False) -> NotPlaced:
-    return NotPlaced(reason=reason.value, curable=reason.curable, counted=counted, session=session, text=_cut(text))
+def _not_placed(reason: Reason, text: str, *, session: bool = False) -> NotPlaced:
+    return NotPlaced(
+        reason=reason.value, curable=reason.curable, counted=reason.counted, session=session, text=_cut(text)
+    )
 
 
 def _told(reply: Reply, said: Said | None = None) -> str:

@@ -5,6 +5,9 @@ any other the generic one of its type; nothing is ever taken for placed or not p
 
 *Curable* means that asking again may help, within seconds and without anybody's doing. A refused exit leaves a position
 open, so what is not understood is curable: some more attempts cost little, and none of them can exist twice.
+
+*Counted* means that the refusal says something of the order, so that some of them are enough. What was never sent, a
+broker or a market that takes nothing at the moment, and used up limits say nothing of it.
 """
 
 import re
@@ -21,6 +24,7 @@ class Reason(StrEnum):
     """No connection to it could be had: nothing was sent."""
     TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
     ORDER_LIMIT = "ORDER_LIMIT"
+    """The account's orders of the day, or of the minute, are used up."""
     SESSION_EXPIRED = "SESSION_EXPIRED"
     IP_NOT_ALLOWED = "IP_NOT_ALLOWED"
     PERMISSION = "PERMISSION"
@@ -34,6 +38,7 @@ class Reason(StrEnum):
     FREEZE_QUANTITY = "FREEZE_QUANTITY"
     MARKET_PROTECTION = "MARKET_PROTECTION"
     MARKET_CLOSED = "MARKET_CLOSED"
+    """Said of orders that we send in what we know as trading hours: the clocks differ, or the exchange is halted."""
     CIRCUIT = "CIRCUIT"
     PRICE_TOO_FAR = "PRICE_TOO_FAR"
     UNKNOWN_ORDER = "UNKNOWN_ORDER"
@@ -48,17 +53,26 @@ class Reason(StrEnum):
         """Prices move, limits and connections come back; what is missing or not allowed stays so for the moment."""
         return self in _CURABLE
 
+    @property
+    def counted(self) -> bool:
+        """Whether it is an attempt of the order. An exit is asked for again until one is, or the day is over."""
+        return self not in _UNCOUNTED
+
 
 _CURABLE: Final = frozenset(
     {
         Reason.BROKER_UNREACHABLE,
         Reason.TOO_MANY_REQUESTS,
-        Reason.ORDER_LIMIT,
+        Reason.MARKET_CLOSED,
         Reason.CIRCUIT,
         Reason.PRICE_TOO_FAR,
         Reason.BEING_PROCESSED,
         Reason.REJECTED,
     }
+)
+
+_UNCOUNTED: Final = frozenset(
+    {Reason.BROKER_UNREACHABLE, Reason.TOO_MANY_REQUESTS, Reason.ORDER_LIMIT, Reason.MARKET_CLOSED}
 )
 
 # The first that fits counts. Sources: Kite's forum, its published mock responses, logs.

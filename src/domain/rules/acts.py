@@ -33,7 +33,6 @@ from domain.values import (
     Severity,
 )
 
-
 MOST_PAUSES = 8
 """Back-offs between two cancels of one order at most: what waits for it is an exit."""
 

@@ -1,6 +1,7 @@
 """Rules 1 to 8, in every status: the orders that exist, and the shares that surfaced."""
 
 from decimal import ROUND_FLOOR, Decimal
+from typing import Final as Const
 
 from domain.events import (
     ModifyRequested,
@@ -23,9 +24,10 @@ from domain.rules.acts import (
     place,
     squaring_off,
 )
-from domain.rules.step import NO_SESSION, PASS, WAIT, Step
+from domain.rules.step import NO_SESSION, PASS, UNREACHABLE, WAIT, Step
 from domain.strategy import Order, State
 from domain.values import (
+    SECOND,
     Abort,
     Code,
     Doubt,
@@ -184,12 +186,14 @@ def ended_short(state: State, facts: Facts) -> Step:
         if order.counted:
             delay = policy.alert_repeat if patient else _backoff(attempt, facts)
         else:
-            delay = _limit_backoff(state, facts)
+            delay = _uncounted_backoff(state, order, facts)
         return (_retry(state, order, facts, delay),)
     if order.kind is not Kind.BUY and state.open_quantity <= 0:
         return PASS  # nothing is left to exit from: no reason to abort
-    if not order.counted:
-        return (_retry(state, order, facts, _limit_backoff(state, facts)),)
+    if not order.counted and (order.curable or order.kind is not Kind.BUY):
+        return _goes_on(state, order, facts)
+    if order.reason == NO_SESSION and order.kind is not Kind.BUY and attempt < policy.max_attempts:
+        return (_retry(state, order, facts, policy.session_grace),)
     if order.curable and attempt < policy.max_attempts:
         return (_retry(state, order, facts, _backoff(attempt, facts)),)
     if order.kind is Kind.SELL and state.stop_due and not state.tried(Kind.STOPLOSS).attempts:
@@ -229,13 +233,53 @@ def _attempt(state: State, order: Order) -> int:
     return max(1, state.tried(order.kind).attempts)
 
 
+def _goes_on(state: State, order: Order, facts: Facts) -> Step:
+    """What does not count never ends in an abort: it is asked again for as long as the run lives. Of an exit it is
+    alerted: at once when the broker cannot be reached, or takes no more orders, else when it goes on."""
+    retry = _retry(state, order, facts, _uncounted_backoff(state, order, facts))
+    waited = _refused_for(state, order, facts)
+    passing = order.curable and order.reason != UNREACHABLE and waited < facts.policy.refusals_quiet
+    if order.kind is Kind.BUY or passing:
+        return (retry,)
+    told = {
+        "tag": order.tag,
+        "kind": order.kind,
+        "reason": order.reason,
+        "open_quantity": str(state.open_quantity),
+        "symbol": state.symbol,
+        "for_us": str(waited),
+    }
+    return retry, *alert_once(state, facts, Code.EXIT_NOT_FILLING, told)
+
+
+def _refused_for(state: State, order: Order, facts: Facts) -> Duration:
+    return facts.now - (state.tried(order.kind).since or order.at)
+
+
 def _backoff(attempt: int, facts: Facts) -> Duration:
     return facts.policy.retry_backoff << min(attempt - 1, 6)
+
+
+def _uncounted_backoff(state: State, order: Order, facts: Facts) -> Duration:
+    """Nobody is hammered by what is never sent, so a broker that cannot be reached is tried every second, for ten
+    minutes at least. One that refuses is asked ever less often."""
+    pause = facts.policy.limit_backoff
+    if not order.curable:
+        return facts.policy.patient_backoff
+    if order.reason == UNREACHABLE:
+        return pause * (1 + max(0, state.orders - QUICK) // 11)
+    longer = min(10, 1 + _refused_for(state, order, facts) // (8 * SECOND))
+    return max(pause * longer, _limit_backoff(state, facts))
 
 
 def _limit_backoff(state: State, facts: Facts) -> Duration:
     """Longer the more orders the run has had, so that the numbers of a tag (1,295 a run) last a whole day."""
     return facts.policy.limit_backoff * (1 + state.orders // 32)
+
+
+QUICK: Const = 600
+"""Orders of a run after which a broker that cannot be reached is tried less often: the numbers of a tag have to last
+for the day."""
 
 
 def surfaced_quantity(state: State, facts: Facts) -> Step:

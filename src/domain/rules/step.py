@@ -9,6 +9,8 @@ from domain.strategy import State
 
 NO_SESSION: Const = "NO_SESSION"
 """The reason code of an order that the broker refused for want of a valid session."""
+UNREACHABLE: Const = "BROKER_UNREACHABLE"
+"""The reason code of an order that was certainly not sent: no connection to the broker could be had."""
 
 Step = tuple[Event, ...] | None
 """Events to append; PASS (None): the rule does not apply; WAIT (empty): nothing, and no later rule either."""

@@ -505,6 +505,11 @@ def throttled(scene: Scene) -> None:
     rejected("TOO_MANY_REQUESTS", counted=False)(scene)
 
 
+def unreachable(scene: Scene) -> None:
+    """No connection to the broker could be had: nothing was sent."""
+    rejected("BROKER_UNREACHABLE", counted=False)(scene)
+
+
 def denied_by_sender(reason: Denial = Denial.TOO_LATE) -> Word:
     def word(scene: Scene) -> None:
         order = scene.order

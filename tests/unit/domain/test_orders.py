@@ -25,6 +25,7 @@ from tests.unit.domain.story import (
     day_begun,
     day_spent,
     decided,
+    denied,
     denied_by_sender,
     disconnected,
     ended,
@@ -58,6 +59,7 @@ from tests.unit.domain.story import (
     throttled,
     told,
     unknown,
+    unreachable,
     updated,
     woken,
 )
@@ -412,7 +414,21 @@ def test_a_refusal_that_no_retry_cures_aborts():
 
 def test_an_exit_refused_for_want_of_a_session_aborts_with_that_reason_and_keeps_the_position():
     story = given(started, bought(), sell_triggered, intended(Kind.SELL)).when(rejected("NO_SESSION", curable=False))
-    story.then(
+    story.then(retry_required()).when(disconnected, later(2)).then(
+        safety_abort(Abort.TOKEN_INVALID),
+        alert(Code.SAFETY_ABORT),
+        *ended(Exit.ABORT, open_quantity=10),
+        alert(Code.UNPROTECTED_POSITION),
+    )
+
+
+def test_an_exit_refused_to_the_last_session_goes_out_in_the_one_that_the_user_has_just_begun():
+    story = given(started, bought()).when(stoploss_triggered()).then(execute_stoploss(10))
+    story.when(rejected("NO_SESSION", curable=False), disconnected).then(retry_required())
+    story.when(connected, later(2)).then(execute_stoploss(10))
+    for _ in range(1):
+        story.when(rejected("NO_SESSION", curable=False)).then(retry_required()).when(later(2)).then(execute_stoploss())
+    story.when(rejected("NO_SESSION", curable=False)).then(
         safety_abort(Abort.TOKEN_INVALID),
         alert(Code.SAFETY_ABORT),
         *ended(Exit.ABORT, open_quantity=10),
@@ -424,6 +440,68 @@ def test_too_many_requests_and_no_permit_do_not_count():
     story = given(started, BUYING)
     for _ in range(8):
         story.when(throttled).then(retry_required(counted=False)).when(later(1)).then(execute_buy(10, attempt=1))
+
+
+def test_an_outage_of_the_line_is_tried_every_second_never_aborts_an_exit_and_is_alerted_at_once_and_again():
+    story = given(started, bought()).when(stoploss_triggered()).then(execute_stoploss(10, attempt=1))
+    for second in range(600):
+        retry = retry_required(counted=False, not_before=story.scene.facts.now + 1_000_000)
+        alerts = (alert(Code.EXIT_NOT_FILLING),) if second in (0, 300) else ()
+        story.when(unreachable).then(retry, *alerts)
+        story.when(later(1)).then(execute_stoploss(10, attempt=1))
+    story.when(accepted(), completed()).then(*ended(Exit.STOPLOSS))
+
+
+def test_an_entry_whose_line_is_out_is_tried_until_it_is_too_late_and_nobody_is_alerted():
+    story = given(started, BUYING)
+    for _ in range(30):
+        story.when(unreachable).then(retry_required(counted=False)).when(later(1)).then(execute_buy(10, attempt=1))
+    story.when(unreachable).then(retry_required(counted=False))
+    story.when(later(1)).then(denied(Denial.TOO_LATE), *ended(Exit.DENIED))
+
+
+def test_the_numbers_of_a_tag_last_a_whole_day_without_a_line():
+    story = given(started, bought(), sell_triggered, intended(Kind.SELL))
+    while story.scene.facts.now < story.state.close_at - 60_000_000:
+        story.when(unreachable)
+        story.scene.look(now=story.scene.wake_at)
+        story.when(woken)
+    assert 600 < story.state.orders < 36**2
+
+
+def test_an_exit_that_is_throttled_for_long_is_alerted_and_asked_ever_less_often():
+    story = given(started, bought(), sell_triggered, intended(Kind.SELL))
+    alerted, pauses = [], []
+    while story.scene.facts.now < story.state.buy_at + 300_000_000:
+        story.when(throttled)
+        alerted += [story.scene.facts.now for event in story.scene.decided if event.type == "ALERT_TRIGGERED"]
+        pauses.append(story.scene.wake_at - story.scene.facts.now)
+        story.scene.look(now=story.scene.wake_at)
+        story.when(woken)
+    assert [at - story.state.buy_at for at in alerted] == [10_000_000]
+    assert (pauses[0], pauses[-1]) == (1_000_000, 10_000_000)
+
+
+def test_an_exit_that_a_full_day_at_the_broker_refuses_is_alerted_at_once_and_asked_for_once_a_minute():
+    story = given(started, bought(), sell_triggered, intended(Kind.SELL))
+    for minute in range(10):
+        alerts = (alert(Code.EXIT_NOT_FILLING),) if minute in (0, 5) else ()
+        story.when(rejected("ORDER_LIMIT", curable=False, counted=False))
+        story.then(retry_required(counted=False), *alerts)
+        story.when(later(59)).then_nothing()
+        story.when(later(1)).then(execute_sell(10, attempt=1))
+
+
+def test_an_entry_that_a_full_day_at_the_broker_refuses_is_given_up():
+    given(started, BUYING).when(rejected("ORDER_LIMIT", curable=False, counted=False)).then(
+        safety_abort(Abort.BROKER_REFUSED), alert(Code.SAFETY_ABORT), *ended(Exit.ABORT)
+    )
+
+
+def test_a_fill_ends_what_was_refused_without_counting():
+    story = given(started, bought(), sell_triggered, intended(Kind.SELL), throttled, decided, later(9), decided)
+    story.when(accepted(), filled(4)).when(later(1), cancelled(4)).then(retry_required())
+    story.when(later(1)).then(execute_sell(6)).when(throttled).then(retry_required(counted=False))
 
 
 def test_a_fill_resets_the_attempts():
