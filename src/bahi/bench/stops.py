@@ -10,6 +10,7 @@ from decimal import Decimal
 from bahi.bench.figures import Figure, latency
 from bahi.bench.world import USERS, Deaf, Fsync, arm, bench_log, desk_of, until
 from bahi.quiet import settle_memory
+from brokers.port import Brokers
 from domain.events import BuyTriggered, OrderDenied
 from domain.strategy import State
 from domain.tags import parse_tag
@@ -22,13 +23,13 @@ from eventstore.log import EventLog
 from handlers.worker import Worker
 from projections.stop_index import StopIndex
 from sources.appending import AT_ONCE, append
-from sources.feeds.port import FeedItem
+from sources.feeds.port import Feed, FeedItem
 from sources.listener import MarketListener
 
-__all__ = ["buys_at_once", "stops"]
+__all__ = ["PushFeed", "buys_at_once", "by_stop", "engine", "stops"]
 
 
-class _PushFeed:
+class PushFeed:
     """The benchmark's own market: what is pushed arrives."""
 
     name = "bench"
@@ -50,7 +51,7 @@ class _PushFeed:
 class _Run:
     """A running engine: `hit` sends the tick that triggers a strategy's stop."""
 
-    def __init__(self, log: EventLog, states: list[State], feed: _PushFeed) -> None:
+    def __init__(self, log: EventLog, states: list[State], feed: PushFeed) -> None:
         self.log = log
         self.states = states
         self.feed = feed
@@ -79,29 +80,38 @@ class _Run:
 
 
 @asynccontextmanager
+async def engine(log: EventLog, brokers: Brokers, *markets: tuple[Feed, list[State]]) -> AsyncIterator[Fanout]:
+    """One worker, and a listener for each feed with the strategies whose stops it minds. It runs while the block lasts;
+    what it yields tells of the events from there on."""
+    desk = desk_of(log, brokers)
+    worker = Worker(desk, consumer="bench")
+    listeners = [
+        MarketListener(log, feed, log.clock, desk.calendar, StopIndex.from_states(states)) for feed, states in markets
+    ]
+    fanout = Fanout(log, await log.last_position())
+    subscriptions = [fanout.subscribe() for _ in listeners]
+    async with asyncio.TaskGroup() as group:
+        follower = group.create_task(fanout.run())
+        group.create_task(worker.run())
+        for listener, events in zip(listeners, subscriptions, strict=True):
+            group.create_task(listener.run(events))
+        await _caught_up(log)
+        settle_memory()
+        yield fanout
+        for listener in listeners:
+            listener.stop()
+        await worker.stop()
+        follower.cancel()
+
+
+@asynccontextmanager
 async def _engine(log: EventLog, armed: int, waiting: int) -> AsyncIterator[_Run]:
     states = await arm(log, range(1, armed + 1), bought=True)
     await arm(log, range(armed + 1, armed + waiting + 1), bought=False)
-    feed = _PushFeed()
-    run = _Run(log, states, feed)
-    worker = Worker(desk_of(log, Deaf(run.on_call)), consumer="bench")
-    listener = MarketListener(
-        log, feed, log.clock, desk_of(log, Deaf(run.on_call)).calendar, StopIndex.from_states(states)
-    )
-    position = await log.last_position()
-    fanout = Fanout(log, position)
-    events, denials = fanout.subscribe(), fanout.subscribe()
-    async with asyncio.TaskGroup() as group:
-        follower = group.create_task(fanout.run())
-        noting = group.create_task(run.note_denials(denials))
-        group.create_task(worker.run())
-        group.create_task(listener.run(events))
-        await _caught_up(log)
-        settle_memory()
+    run = _Run(log, states, PushFeed())
+    async with engine(log, Deaf(run.on_call), (run.feed, states)) as fanout:
+        noting = asyncio.create_task(run.note_denials(fanout.subscribe()))
         yield run
-        listener.stop()
-        await worker.stop()
-        follower.cancel()
         noting.cancel()
 
 
@@ -129,7 +139,7 @@ async def stops(fsync: Fsync, armed: int, samples: int) -> list[Figure]:
     """One stop after the other, the highest of its symbol first, so that each tick hits one."""
     p50, p99 = (1.2, 3.0) if fsync == "always" else (0.6, 1.5)
     async with bench_log(fsync) as log, _engine(log, armed, 0) as run:
-        for state in _by_stop(run.states)[:samples]:
+        for state in by_stop(run.states)[:samples]:
             run.hit(state)
             await until(lambda state=state: state.id in run.called, 10)  # type: ignore[misc]
             await asyncio.sleep(0.002)
@@ -150,7 +160,7 @@ async def buys_at_once(fsync: Fsync, armed: int, buys: int, samples: int) -> lis
         triggers = [NewEvent(BuyTriggered(run=2, due_at=due_at), each, each % USERS + 1) for each in ids]
         begun = time.perf_counter()
         sending = asyncio.create_task(_fire(log, triggers))
-        for state in _by_stop(run.states)[:samples]:
+        for state in by_stop(run.states)[:samples]:
             if len(run.bought) + len(run.denied) == buys:
                 break
             run.hit(state)
@@ -176,6 +186,6 @@ async def _fire(log: EventLog, triggers: list[NewEvent]) -> None:
         await append(log, triggers[start : start + AT_ONCE])
 
 
-def _by_stop(states: list[State]) -> list[State]:
+def by_stop(states: list[State]) -> list[State]:
     """The highest stop of each symbol first, then the next: no tick hits more than its own."""
     return sorted(states, key=lambda state: state.stop_loss, reverse=True)

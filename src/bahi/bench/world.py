@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from bahi.clock import SystemClock
 from bahi.servers import EmbeddedRedis
 from brokers.instruments import BUILT_IN
-from brokers.port import Accepted, BookOrder, BrokerPosition, Changing, Done, Placing, Trade
+from brokers.port import Accepted, BookOrder, BrokerPosition, Brokers, Changing, Done, Placing, Trade
 from domain.calendar import AlwaysOpenCalendar
 from domain.events import StrategyCreated, StrategyRunning, StrategyStarted
 from domain.facts import Policy
@@ -90,7 +90,7 @@ class Deaf:
         yield ""
 
 
-def desk_of(log: EventLog, broker: Deaf) -> Desk:
+def desk_of(log: EventLog, brokers: Brokers) -> Desk:
     """A desk whose strategies are never late."""
     return Desk(
         log=log,
@@ -98,7 +98,7 @@ def desk_of(log: EventLog, broker: Deaf) -> Desk:
         calendar=AlwaysOpenCalendar(),
         policy=replace(Policy(), buy_late_limit=60 * MINUTE),
         instruments=BUILT_IN,
-        brokers=broker,
+        brokers=brokers,
         known={},
     )
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from bahi.bench.appending import appends, batches
 from bahi.bench.decoding import decoding
 from bahi.bench.figures import Figure
+from bahi.bench.kite import kite
 from bahi.bench.replaying import memory, replay
 from bahi.bench.stops import buys_at_once, stops
 from bahi.bench.world import Fsync
@@ -24,6 +25,10 @@ MEASURES: dict[str, tuple[Measure, tuple[Fsync, ...]]] = {
     "batch": (lambda fsync, quick: batches(fsync, 10_000 if quick else 100_000), ("always", "everysec")),
     "stops": (
         lambda fsync, quick: stops(fsync, 1_000 if quick else 10_000, 200 if quick else 2_000),
+        ("always", "everysec"),
+    ),
+    "kite": (
+        lambda fsync, quick: kite(fsync, 1_000 if quick else 10_000, 100 if quick else 1_000),
         ("always", "everysec"),
     ),
     "buys": (

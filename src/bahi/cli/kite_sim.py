@@ -51,6 +51,7 @@ def kite_sim(
     ticks: Annotated[
         Path | None, typer.Option(help="Play a recorded day from now on: CSV, optionally .gz. Else prices are drawn.")
     ] = None,
+    still: Annotated[bool, typer.Option("--still", help="No market: prices change only by POST /sim/prices.")] = False,
     fault: Annotated[
         list[str] | None, typer.Option(help="NAME=RATE, as F1_ACCEPTED_THEN_HANGS=0.05; may be repeated.")
     ] = None,
@@ -67,12 +68,14 @@ def kite_sim(
     configure_logging("WARNING")
     plan = _plan(fault or [], seed)
     clock = SystemClock()
-    feed: Feed
+    feed: Feed | None = None
+    if still and ticks is not None:
+        fail("--still and --ticks: a market either stands still or plays a recorded day")
     if ticks is not None:
         recording = TickFile(ticks)
         next(iter(recording), None)  # what is wrong with it is said now
         feed = FileFeed(lambda: recording, clock, onto=clock.now(), name=str(ticks))
-    else:
+    elif not still:
         feed = SimulatedFeed(DEFAULT_SYMBOLS, clock, per_second=100, seed=seed)
     run_async(_serve(clock, plan, feed, users, port, ws_port, route_prefix, json))
 
@@ -80,7 +83,7 @@ def kite_sim(
 async def _serve(
     clock: Clock,
     plan: SeededFaults | None,
-    feed: Feed,
+    feed: Feed | None,
     users: int,
     port: int,
     ws_port: int,
@@ -93,15 +96,16 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with serve(sim, port=port, ws_port=ws_port, route_prefix=route_prefix) as server:
-        trading = asyncio.create_task(trade_for_ever(sim, feed), name="market")
+        trading = None if feed is None else asyncio.create_task(trade_for_ever(sim, feed), name="market")
         if json:
             print_json(Running(server.root, server.ws_root, customers))
         else:
             _show(server, customers)
         await stopping.wait()
-        trading.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await trading
+        if trading is not None:
+            trading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await trading
 
 
 def _customer(sim: KiteSim, number: int) -> Customer:
