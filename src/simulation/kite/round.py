@@ -49,7 +49,11 @@ OPENS: Final = dt.time(10)
 TRADED: Final = 6 * MINUTE
 """While entries and exits are due."""
 WATCHED: Final = 14 * MINUTE
-"""Until when the market goes on: quarantines end, users come back."""
+"""How long the market goes on at least: quarantines end, users come back."""
+AT_MOST: Final = 60 * MINUTE
+"""How long it goes on while anybody holds shares or has an order."""
+SQUARE_OFF: Final = 2 * MINUTE
+"""How often people look whether an aborted strategy left them with shares, and want them sold."""
 SYMBOLS: Final = {f"NSE:SIM{n}": Decimal(100 * n) for n in range(1, 9)}
 BACK_AFTER: Final = 45 * SECOND
 """How long a user whose session died is away."""
@@ -106,7 +110,7 @@ class Round:
             await day.finish()
             self.records = [record async for record in desk.log.read()]
             await self._check(desk, sim)
-            counted = tally(self.records, sim.accounts.values(), self.crashes.struck)
+            counted = tally(self.records, sim.accounts.values(), self.crashes.struck, skew=sim.skew)
             counted.fired.update({fault.value: count for fault, count in sim.fired.items()})
             counted.fired.update({point.value: count for point, count in self.crashes.fired.items()})
             return counted
@@ -193,7 +197,7 @@ class Round:
         """Batches of ticks; before each, people do what they do at that time."""
         prices = {symbol: int(price / Decimal("0.05")) for symbol, price in SYMBOLS.items()}
         at = self._opened_at
-        while at < self._opened_at + WATCHED:
+        while at < self._opened_at + WATCHED or (at < self._opened_at + AT_MOST and await users.wait()):
             await users.act(at)
             for symbol, start in SYMBOLS.items():
                 step = max(1, int(start / Decimal("0.05")) // 1_500)
@@ -275,7 +279,12 @@ class _Users:
             for strategy_id in range(1, strategies + 1)
             if rng.random() < 0.08
         }
-        self._squares_off = [begins + minutes * MINUTE for minutes in (7, 9, 11)]
+        self._square_off_at = begins + TRADED
+
+    async def wait(self) -> bool:
+        """Whether anything is still open."""
+        _, states, _ = await live_states(self._desk.log)
+        return any(each.alive or each.unresolved or each.lingering or each.open_quantity for each in states)
 
     async def act(self, now: Instant) -> None:
         self._sessions.come_back()
@@ -283,8 +292,8 @@ class _Users:
             if now >= at:
                 del self._stops[strategy_id]
                 await self._stop(strategy_id)
-        if self._squares_off and now >= self._squares_off[0]:
-            del self._squares_off[0]
+        if now >= self._square_off_at:
+            self._square_off_at = now + SQUARE_OFF
             _, states, _ = await live_states(self._desk.log)
             for state in states:
                 if not state.alive and state.open_quantity > 0:

@@ -14,7 +14,7 @@ from domain.events import (
     OrderOutcomeUnknown,
 )
 from domain.tags import parse_tag
-from domain.values import Final, Side
+from domain.values import Duration, Final, Side
 from eventstore.envelope import Recorded
 from simulation.crashes import CrashPoint
 from simulation.kite.accounts import Account, AttemptKind
@@ -82,9 +82,14 @@ class Tally:
 
 
 def tally(
-    records: Sequence[Recorded], accounts: Iterable[Account], struck: Mapping[str, Sequence[CrashPoint]]
+    records: Sequence[Recorded],
+    accounts: Iterable[Account],
+    struck: Mapping[str, Sequence[CrashPoint]],
+    *,
+    skew: Duration = 0,
 ) -> Tally:
-    """From the log and the broker's own book, of one round. `struck`: who died where, by tag or order id."""
+    """From the log and the broker's own book, of one round. `struck`: who died where, by tag or order id; `skew`: how
+    far the broker's clock was ahead."""
     counted = Tally()
     accounts = list(accounts)
     outcomes = _outcomes(records)
@@ -102,7 +107,7 @@ def tally(
             if order.foreign or order.tag is None:
                 continue
             seen[order.tag] += 1
-            if order.tag not in intended or intended[order.tag] > order.received_at:
+            if order.tag not in intended or intended[order.tag] > order.received_at - skew:
                 counted.strangers.append(order.tag)
     counted.duplicates = [tag for tag, count in seen.items() if count > 1]
     for record in records:
