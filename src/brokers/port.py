@@ -149,6 +149,25 @@ class OrderLimits(Struct, frozen=True, kw_only=True):
     reserve: float = 0.2
 
 
+class Unread(Struct, frozen=True, kw_only=True):
+    """A row of the order book that cannot be understood: what is known of it. `order_id` None: not even that."""
+
+    order_id: str | None
+    tag: str | None
+    why: str
+
+
+class PartialReading(BrokerUnavailable):
+    """A reading of the order book in which some rows could not be understood. The others say what they say, but
+    nothing may be taken for absent."""
+
+    def __init__(self, rows: list[BookOrder], unread: tuple[Unread, ...]) -> None:
+        first = unread[0]
+        super().__init__(f"{len(unread)} orders that cannot be understood, first {first.order_id}: {first.why}")
+        self.rows = rows
+        self.unread = unread
+
+
 class Broker(Protocol):
     """One account at a broker."""
 
@@ -169,7 +188,7 @@ class Broker(Protocol):
     async def cancel(self, order_id: str) -> Changing: ...
 
     async def orders(self) -> list[BookOrder]:
-        """The whole order book of the day."""
+        """The whole order book of the day. Raises PartialReading, too."""
         ...
 
     async def trades(self) -> list[Trade]: ...
@@ -236,9 +255,11 @@ __all__ = [
     "Login",
     "NotPlaced",
     "OrderLimits",
+    "PartialReading",
     "Placing",
     "Refused",
     "SessionExpired",
     "Trade",
     "Unanswered",
+    "Unread",
 ]

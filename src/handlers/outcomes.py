@@ -86,10 +86,19 @@ def changing(state: State, asked: CancelRequested | ModifyRequested, answer: Cha
     return (rejected(tag=asked.tag, reason=why),)
 
 
+def is_ours(state: State, tag: Tag, row: BookOrder) -> bool:
+    """Whether the row is the order of this tag, and not another one that bears it: Kite lets any number of orders have
+    the same tag. The first that was seen with it is the one."""
+    order = state.find(tag)
+    if order is None or (row.symbol, row.side) != (state.symbol, order.kind.side):
+        return False
+    return order.order_id is None or order.order_id == row.order_id
+
+
 def booked(state: State, tag: Tag, row: BookOrder) -> tuple[Event, ...]:
     """What the order book says of an order and the state does not know yet."""
     order = state.find(tag)
-    if order is None:
+    if order is None or not is_ours(state, tag, row):
         return ()
     events: list[Event] = []
 
@@ -136,9 +145,10 @@ def _ended(tag: Tag, row: BookOrder) -> tuple[Event, ...]:
             return ()
 
 
-def absent(state: State, tag: Tag) -> tuple[Event, ...]:
-    """The book was read often and long enough, and the order is not there: it is given up (and stays watched)."""
-    order = state.find(tag)
-    if order is None or order.phase is not Phase.UNKNOWN:
+def absent(state: State, sought: Order) -> tuple[Event, ...]:
+    """The book was read often and long enough for the doubt that there was, and the order is not there: it is given up
+    (and stays watched)."""
+    order = state.find(sought.tag)
+    if order is None or order.phase is not Phase.UNKNOWN or order.doubt is not sought.doubt:
         return ()
-    return (OrderFinalized(tag=tag, final=Final.NOT_PLACED),)
+    return (OrderFinalized(tag=order.tag, final=Final.NOT_PLACED),)

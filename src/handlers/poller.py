@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 
 import structlog
 
-from brokers.port import BookOrder, BookStatus, Broker, BrokerError
+from brokers.port import BookOrder, BookStatus, Broker, BrokerError, PartialReading, Unread
 from domain.events import AlertTriggered, UnknownOrderSeen
 from domain.facts import Facts
 from domain.strategy import State
@@ -20,6 +20,7 @@ from handlers import outcomes
 from handlers.decider import Wake, persist
 from handlers.desk import Desk, NoStrategy
 from handlers.effects import record
+from handlers.evidence import Evidence
 from handlers.positions import AccountPositions
 from handlers.reconcile import Searches
 from handlers.repair import look_soundly
@@ -38,39 +39,54 @@ class Poller:
         self._positions = AccountPositions(desk, user_id)
         self._dark_since: Instant | None = None
         """When the book could not be read for the first time since it last could."""
-        self._foreign: set[str] = set()
-        """Ids of the orders that are not ours."""
+        self._evidence = Evidence()
+        self._foreign: dict[str, BookOrder] = {}
+        """The orders that are not ours, as they were last read, by their ids."""
         self._seen: dict[str, Seen] = {}
         """What the last reading showed of each order, by its id: an unchanged row is not worth a look at the state."""
 
     async def poll(self, strategies: frozenset[int]) -> int:
-        """One reading of the book; `strategies` may have unresolved orders. A failed reading is no reading."""
+        """One reading of the book; `strategies` may have unresolved orders. A failed reading is no reading; of one that
+        is not whole, what it shows is told, and nothing is concluded from what it does not."""
         asked_at = self._desk.clock.now()
         try:
             broker = await self._desk.brokers.of(self._user_id)
             if broker is None:
                 self._searches.failed(asked_at)
                 return 0
-            rows = await broker.orders()
+            rows, unread = await _reading(broker)
         except BrokerError as error:
             self._searches.failed(asked_at)
             if self._dark_since is None:  # said once, not with every attempt
                 self._dark_since = asked_at
                 log.warning("book_not_read", user_id=self._user_id, why=f"{type(error).__name__}: {error}")
             return 0
-        self._searches.read(asked_at)
+        self._evidence.read(broker.account, rows, unread, self._desk.clock.now())
+        if self._evidence.lacking:
+            self._searches.failed(asked_at)
+            await self._alone("lacking", self._report_lacking(broker, self._evidence.lacking[0]))
+        else:
+            self._searches.read(asked_at)
         if self._dark_since is not None:
             dark, self._dark_since = asked_at - self._dark_since, None
             log.info("book_read_again", user_id=self._user_id, after_s=round(dark / SECOND, 1))
         written = 0
-        for row in rows:
+        for each in unread:
+            await self._alone(each.order_id or "unread", self._report_unread(broker, each))
+        for row in sorted(rows, key=_by_age):
             written += await self._alone(row.tag or row.order_id, self._tell(broker, row))
         shown = frozenset(row.tag for row in rows if row.tag)
         for strategy_id in sorted(strategies):
             written += await self._alone(strategy_id, self._reconcile(strategy_id, shown, asked_at))
-        foreign = [row for row in rows if row.order_id in self._foreign]
+        whole = not unread and not self._evidence.lacking
+        if whole:  # what has gone has gone with its day
+            ids = {row.order_id for row in rows}
+            self._seen = {order_id: seen for order_id, seen in self._seen.items() if order_id in ids}
+            self._foreign = {order_id: row for order_id, row in self._foreign.items() if order_id in ids}
+        foreign = list(self._foreign.values())
         await self._positions.note(foreign)
-        await self._positions.check(broker, foreign, at_once=written > 0)
+        if whole:
+            await self._positions.check(broker, foreign, at_once=written > 0)
         return written
 
     async def _alone(self, what: str | int, work: Awaitable[int]) -> int:
@@ -86,6 +102,8 @@ class Poller:
     async def _tell(self, broker: Broker, row: BookOrder) -> int:
         """Tells the strategy that the row belongs to."""
         seen = (row.status, row.filled, row.tag)
+        if row.order_id in self._foreign:
+            self._foreign[row.order_id] = row
         if self._seen.get(row.order_id) == seen:
             return 0
         parts = parse_tag(row.tag)
@@ -101,10 +119,10 @@ class Poller:
 
     async def _book(self, broker: Broker, strategy_id: int, tag: Tag, row: BookOrder) -> int:
         before, _ = await self._look(strategy_id)
-        if before.user_id != self._user_id or before.find(tag) is None:
+        if before.user_id != self._user_id or not outcomes.is_ours(before, tag, row):
             return await self._report(broker, row)  # it bears our sign, but nobody here ever asked for it
         self._searches.settled(tag)
-        self._foreign.discard(row.order_id)  # a reading before may have shown it without its tag
+        self._foreign.pop(row.order_id, None)  # a reading before may have shown it without its tag
         if not outcomes.booked(before, tag, row):
             return 0
         after = await record(self._desk, strategy_id, lambda state, _: outcomes.booked(state, tag, row), Wake())
@@ -119,16 +137,18 @@ class Poller:
         order = state.order
         if order is None or order.phase is not Phase.UNKNOWN or order.tag in shown:
             return 0
+        if not self._evidence.concerns(order, self._desk.policy.skew):
+            return 0
         if not self._searches.missed(order, asked_at):
             return 0
-        await record(self._desk, strategy_id, lambda now, _: outcomes.absent(now, order.tag), Wake())
+        await record(self._desk, strategy_id, lambda now, _: outcomes.absent(now, order), Wake())
         self._searches.settled(order.tag)
         return 1
 
     async def _report(self, broker: Broker, row: BookOrder) -> int:
         """An order of unknown origin: reported, never adopted."""
         desk = self._desk
-        self._foreign.add(row.order_id)
+        self._foreign[row.order_id] = row
         unknown = UnknownOrderSeen(
             account=broker.account,
             order_id=row.order_id,
@@ -139,12 +159,8 @@ class Poller:
             status=row.status,
             tag=row.tag,
         )
-        alert = AlertTriggered(
-            severity=Severity.WARNING,
-            code=Code.UNKNOWN_ORDER,
-            at=desk.clock.now(),
-            facts={"order_id": row.order_id, "symbol": row.symbol, "side": row.side, "quantity": str(row.quantity)},
-        )
+        told = {"order_id": row.order_id, "symbol": row.symbol, "side": row.side, "quantity": str(row.quantity)}
+        alert = self._alert({**told, "tag": row.tag or ""}, row.tag)
         name = f"foreign:{broker.account}:{row.order_id}"
         fresh = [
             NewEvent(
@@ -156,3 +172,38 @@ class Poller:
         ]
         await persist(lambda: desk.log.append(fresh), desk.clock)
         return 0
+
+    async def _report_unread(self, broker: Broker, row: Unread) -> int:
+        """A row that cannot be understood: while it is there, an unknown order cannot be called absent."""
+        desk = self._desk
+        alert = self._alert({"order_id": row.order_id or "", "tag": row.tag or "", "unreadable": row.why}, row.tag)
+        once = Dedupe(f"unread:{broker.account}:{row.order_id}", "alerted")
+        await persist(lambda: desk.log.append([NewEvent(alert, user_id=self._user_id, dedupe=once)]), desk.clock)
+        return 0
+
+    async def _report_lacking(self, broker: Broker, order_id: str) -> int:
+        """An order that was there is not in the book any more: no order can be called absent."""
+        desk = self._desk
+        alert = self._alert({"order_id": order_id, "missing": "it was in the book of today before"}, None)
+        once = Dedupe(f"lacking:{broker.account}:{order_id}", "alerted")
+        await persist(lambda: desk.log.append([NewEvent(alert, user_id=self._user_id, dedupe=once)]), desk.clock)
+        return 0
+
+    def _alert(self, told: dict[str, str], tag: str | None) -> AlertTriggered:
+        """Critical when it bears our sign."""
+        parts = parse_tag(tag)
+        ours = parts is not None and parts.log_id == self._desk.log.log_id
+        severity = Severity.CRITICAL if ours else Severity.WARNING
+        return AlertTriggered(severity=severity, code=Code.UNKNOWN_ORDER, at=self._desk.clock.now(), facts=told)
+
+
+async def _reading(broker: Broker) -> tuple[list[BookOrder], tuple[Unread, ...]]:
+    try:
+        return await broker.orders(), ()
+    except PartialReading as partial:
+        return partial.rows, partial.unread
+
+
+def _by_age(row: BookOrder) -> tuple[int, str]:
+    """Ids grow: of two orders with one tag, the first is the one that was asked for."""
+    return len(row.order_id), row.order_id

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brokers.kite.book import Quote, orders, positions, quotes, trades
-from brokers.port import BookOrder, BookStatus, BrokerPosition, BrokerUnavailable, Trade
+from brokers.port import BookOrder, BookStatus, BrokerPosition, BrokerUnavailable, PartialReading, Trade
 from domain.calendar import instant
 from domain.tags import make_tag
 from domain.values import Product, Side
@@ -208,10 +208,13 @@ def test_other_peoples_tags_are_shown_and_kites_own_are_not(where: dict[str, Any
 
 @pytest.mark.parametrize("field", NEEDED)
 @pytest.mark.parametrize("value", [..., None, "", [], {}, True])
-def test_our_row_that_cannot_be_understood_fails_the_reading(field: str, value: Any) -> None:
+def test_our_row_that_cannot_be_understood_is_told_beside_those_that_can(field: str, value: Any) -> None:
     broken = without(field) if value is ... else row(**{field: value})
-    with pytest.raises(BrokerUnavailable, match="cannot be understood"):
+    with pytest.raises(PartialReading, match="cannot be understood") as partial:
         read(row(order_id="1", tag="theirs", tags=[]), broken)
+    assert [each.order_id for each in partial.value.rows] == ["1"]
+    (unread,) = partial.value.unread
+    assert (unread.order_id, unread.tag) == (None if field == "order_id" else ROW["order_id"], OURS)
 
 
 @pytest.mark.parametrize(
@@ -220,8 +223,8 @@ def test_our_row_that_cannot_be_understood_fails_the_reading(field: str, value: 
      {"quantity": Decimal("1e999999")}, {"transaction_type": "SHORT"}, {"product": "NRML"}, {"average_price": 0},
      {"average_price": None}, {"average_price": Decimal("-1")}, {"tags": "mktp"}, {"tag": [OURS]}, {"tag": True}],
 )  # fmt: skip
-def test_our_row_with_senseless_values_fails_the_reading(changes: dict[str, Any]) -> None:
-    with pytest.raises(BrokerUnavailable, match="cannot be understood"):
+def test_our_row_with_senseless_values_is_not_understood(changes: dict[str, Any]) -> None:
+    with pytest.raises(PartialReading, match="cannot be understood"):
         one(**changes)
 
 
@@ -229,12 +232,12 @@ def test_our_row_with_senseless_values_fails_the_reading(changes: dict[str, Any]
     "tags", [{"tag": None, "tags": None}, {"tag": None, "tags": ["mktp"]}, {"tag": "", "tags": []}]
 )
 def test_a_broken_row_without_anybodys_tag_may_be_ours(tags: dict[str, Any]) -> None:
-    with pytest.raises(BrokerUnavailable):
+    with pytest.raises(PartialReading):
         one(**tags, filled_quantity=None)
 
 
 def test_a_row_without_any_field_for_tags_may_be_ours() -> None:
-    with pytest.raises(BrokerUnavailable):
+    with pytest.raises(PartialReading):
         read(without("tag", "tags"))
 
 

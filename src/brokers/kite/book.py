@@ -2,10 +2,10 @@
 
 Tolerant of extra fields, of missing ones that nobody needs, and of numbers as strings; strict on what money depends on.
 A reading of the order book is evidence: an order that it does not show is taken for absent in the end. So a row that
-cannot be understood fails the whole reading, unless somebody else's tag shows that it is certainly not ours.
+cannot be understood makes the reading a partial one, unless somebody else's tag shows that it is certainly not ours.
 
 Rows of other products (NRML, MTF, CO, BO …) are never ours, and belong to other positions than those of MIS and CNC:
-they are passed over, with a notice. One of them that bears our sign fails the reading.
+they are passed over, with a notice. One of them that bears our sign is one that cannot be understood.
 """
 
 import datetime as dt
@@ -16,7 +16,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from brokers.kite.reasons import Reason, by_text, by_type, with_maximum
-from brokers.port import BookOrder, BookStatus, BrokerPosition, BrokerUnavailable, Trade
+from brokers.port import BookOrder, BookStatus, BrokerPosition, BrokerUnavailable, PartialReading, Trade, Unread
 from domain.calendar import EXCHANGE_ZONE
 from domain.tags import parse_tag
 from domain.values import Instant, Price, Product, Quantity, Side
@@ -66,8 +66,10 @@ class Unreadable(ValueError):
 
 
 def orders(data: Any, at: Instant, notice: Notice) -> list[BookOrder]:
-    """The rows of GET /orders, read at `at`. Raises BrokerUnavailable when one that may be ours is unreadable."""
+    """The rows of GET /orders, read at `at`. Raises PartialReading when some that may be ours are unreadable, and
+    BrokerUnavailable when there are no rows at all."""
     read = []
+    unread = []
     for row in _rows(data, "orders"):
         tag, foreign = None, False
         try:
@@ -80,9 +82,13 @@ def orders(data: Any, at: Instant, notice: Notice) -> list[BookOrder]:
             else:
                 notice("kite_order_of_other_product", _named(row))
         except Unreadable as error:
-            if not foreign:
-                raise BrokerUnavailable(f"an order that cannot be understood: {error}; {_named(row)}") from None
-            notice("kite_foreign_order_unreadable", {**_named(row), "why": str(error)})
+            if foreign:
+                notice("kite_foreign_order_unreadable", {**_named(row), "why": str(error)})
+            else:
+                notice("kite_order_unreadable", {**_named(row), "why": str(error)})
+                unread.append(Unread(order_id=_known_id(row), tag=tag, why=str(error)))
+    if unread:
+        raise PartialReading(read, tuple(unread))
     return read
 
 
@@ -260,6 +266,13 @@ def _id(row: Row, name: str) -> str:
         case str() | int() as found if str(found).strip():
             return str(found).strip()
     raise Unreadable(f"no {name}")
+
+
+def _known_id(row: Row) -> str | None:
+    try:
+        return _id(row, "order_id")
+    except Unreadable:
+        return None
 
 
 def _symbol(row: Row) -> str:
