@@ -89,7 +89,7 @@ def _accepted(state: State, event: OrderAccepted) -> None:
     if order is None:
         return
     if order.resolved:
-        if order.final is not Final.NOT_PLACED:
+        if not order.given_up:
             return  # it has ended: an old answer
         order = replace(order, surfaced=True, final=None, cancel_asked=False, cancel_until=0, cancels=0)
     _keep(state, replace(order, phase=Phase.LIVE, order_id=event.order_id, doubt=None))
@@ -113,7 +113,7 @@ def _filled(state: State, event: OrderFilled) -> None:
     if order is None or event.filled <= order.filled:
         return
     _book(state, order, event.filled, event.average_price)
-    reopened = order.resolved and order.final is Final.NOT_PLACED
+    reopened = order.given_up
     order = replace(order, filled=event.filled, average_price=event.average_price, order_id=event.order_id, doubt=None)
     if reopened:
         order = replace(order, surfaced=True, final=None, cancel_asked=False, cancel_until=0, cancels=0)
@@ -209,7 +209,7 @@ def _finalized(state: State, event: OrderFinalized) -> None:
         _book(state, order, event.filled, price)
         order = replace(order, filled=event.filled, average_price=price)
         _keep(state, order)
-    if order.resolved and (order.final is not Final.NOT_PLACED or event.final is Final.NOT_PLACED):
+    if order.resolved and (not order.given_up or event.final in (Final.NOT_PLACED, order.final)):
         return
     surfaced = order.surfaced or order.resolved
     order = replace(order, surfaced=surfaced)

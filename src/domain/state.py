@@ -59,11 +59,18 @@ class Order(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cancels: int = 0
     """How often a cancel was asked for."""
     surfaced: bool = False
-    """It was finalized as not placed, and then showed up."""
+    """It was given up, and then showed up."""
 
     @property
     def resolved(self) -> bool:
         return self.phase is Phase.FINAL
+
+    @property
+    def given_up(self) -> bool:
+        """It was taken for one that does not exist: absent from the book, not sent, or refused before it had an id.
+        Should it be there all the same, it has surfaced."""
+        refused = self.final is Final.REJECTED and self.order_id is None
+        return self.resolved and (self.final is Final.NOT_PLACED or refused)
 
     @property
     def remaining(self) -> Quantity:

@@ -57,7 +57,7 @@ def placing(state: State, intent: Intent, answer: Placing, facts: Facts) -> tupl
 
 def accepted(order: Order, order_id: str) -> tuple[Event, ...]:
     """The order is at the broker, though it may have been given up."""
-    known = order.phase is Phase.LIVE or (order.resolved and order.final is not Final.NOT_PLACED)
+    known = order.phase is Phase.LIVE or (order.resolved and not order.given_up)
     return () if known else (OrderAccepted(tag=order.tag, order_id=order_id),)
 
 
@@ -108,8 +108,7 @@ def booked(state: State, tag: Tag, row: BookOrder) -> tuple[Event, ...]:
             events.append(event)
             state = evolve(state, event)
 
-    given_up = order.resolved and order.final is Final.NOT_PLACED
-    if given_up and row.status.terminal and row.filled == 0:
+    if order.given_up and row.status.terminal and row.filled == 0:
         return ()  # it surfaced dead: nothing came of it
     add(*accepted(order, row.order_id))
     if row.filled > order.filled and row.average_price is not None:

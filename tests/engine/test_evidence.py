@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 from msgspec.structs import replace
 
-from brokers.paper.plan import NEVER, Lost, Script, ScriptedPlan
+from brokers.paper.plan import NEVER, THROTTLED, Lost, Script, ScriptedPlan
 from brokers.port import BookOrder, BookStatus, PartialReading, Unread
 from domain.events import AlertTriggered, OrderFinalized, UnknownOrderSeen
 from domain.strategy import Order
@@ -152,6 +152,27 @@ async def test_another_order_with_our_tag_counts_as_somebody_elses(world: World)
         assert [event.order_id for event in await world.of_type(UnknownOrderSeen)] == ["999999"]
         assert [request.quantity for request in world.hooks.placed] == [10, 6]
     world.checked = False  # four of its shares are gone, and nobody has said so
+
+
+# --- what the broker refused ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [BookStatus.OPEN, BookStatus.REJECTED])
+async def test_an_exit_that_was_refused_and_stands_in_the_book_is_cancelled_if_it_lives(
+    open_world: OpenWorld, status: BookStatus
+) -> None:
+    world = await open_world(plan=ScriptedPlan([(2, Script(refuse=THROTTLED)), (3, Script(rest=NEVER))]))
+    strategy = await world.bought()
+    await world.sell(strategy)
+    await world.settle()
+    (refused,) = [intent for intent in await world.intents(strategy) if intent.kind is Kind.SELL]
+    (bought,) = await world.rows()
+    there = replace(bought, order_id="999", tag=refused.tag, side=Side.SELL, filled=0, status=status)
+    with reading(lambda rows: [*rows, there]):
+        await world.watch()
+        await world.settle()
+    assert world.hooks.cancelled == (["999"] if status is BookStatus.OPEN else [])
+    world.checked = False  # the book of the paper broker knows nothing of it
 
 
 # --- the evidence itself --------------------------------------------------------------------------------------------

@@ -103,6 +103,25 @@ def test_a_fill_alone_reopens_an_order_that_was_given_up():
     story.then(cancel_requested(), alert(Code.ORDER_SURFACED)).then_state(surfaced=4)
 
 
+def test_an_order_that_the_broker_refused_and_has_all_the_same_is_cancelled_beside_its_successor():
+    """429 and the like are taken for certain, so that an exit is not held up; the book has the last word."""
+    story = given(started, bought(), sell_triggered, intended(Kind.SELL), throttled, decided, later(1), decided)
+    story.when(accepted(of=2)).then(cancel_requested(tag=story.scene.tag(2)), alert(Code.ORDER_SURFACED))
+    story.when(rejected()).then(retry_required())
+    story.when(later(1)).then_nothing()
+    story.when(cancelled(4, of=2)).then(execute_sell(6))
+
+
+def test_an_order_that_the_broker_refused_and_filled_all_the_same_is_sold_again():
+    story = given(started, BUYING, rejected("MARGIN", curable=False), decided)
+    story.when(filled(10, of=1), finalized(Final.COMPLETE, 10, of=1))
+    story.then(alert(Code.ORDER_SURFACED), execute_surfaced(10))
+
+
+def test_an_order_that_was_rejected_in_the_book_is_over():
+    given(started, BUYING, accepted(), rejected("RMS", curable=False), decided).when(accepted(of=1)).then_nothing()
+
+
 def test_an_order_given_up_that_is_told_with_its_end_needs_no_cancel():
     story = given(started, BUYING, unknown(), absent, decided)
     story.when(finalized(Final.CANCELLED, 4, "99.5", of=1)).then(alert(Code.ORDER_SURFACED), execute_surfaced(4))
