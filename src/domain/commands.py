@@ -78,8 +78,10 @@ def decide_update(state: State, changes: Changes, facts: Facts) -> tuple[Event, 
         held = f"an order is unresolved or {state.open_quantity + state.surfaced} shares are held"
         return Refused("POSITION_OPEN", f"{held}: {', '.join(fixed)} can be changed when the run is over")
     config = replace(state.config, **given)
-    errors = (
-        *_check_symbol(config, facts, []),
+    # what concerns the exit alone may follow the market even when the symbol has gone from the broker's list
+    unknown = _check_symbol(config, facts, []) if fixed else ()
+    errors: tuple[FieldError, ...] = (
+        *unknown,
         *(error for error in (*_check_quantity(config, facts), *_check_prices(config, facts)) if error.field in given),
     )
     timed = not given.keys().isdisjoint(("buy_time", "sell_time", "product"))

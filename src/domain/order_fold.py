@@ -40,6 +40,9 @@ from domain.values import (
     Tag,
 )
 
+UNANSWERED = "unanswered"
+"""How the reason of a change begins that was perhaps carried out."""
+
 
 def _with_past(state: State) -> dict[Tag, Order]:
     """The past orders and the current one."""
@@ -258,6 +261,7 @@ def _modify_requested(state: State, event: ModifyRequested) -> None:
             replace(
                 order,
                 limit=event.price,
+                limit_before=order.limit,
                 changes=order.changes + 1,
                 changed_at=event.at,
                 modify_until=event.deadline,
@@ -266,6 +270,10 @@ def _modify_requested(state: State, event: ModifyRequested) -> None:
 
 
 def _modify_rejected(state: State, event: ModifyRejected) -> None:
+    order = state.find(event.tag)
+    if order is not None and not event.reason.startswith(UNANSWERED):
+        # it rests where it rested: the next change must not go on from a price that it never had
+        _keep(state, replace(order, limit=order.limit_before))
     state.last_action = f"MODIFY refused: {event.reason}"
 
 

@@ -51,6 +51,8 @@ class Order(Struct, frozen=True, kw_only=True, omit_defaults=True):
     followed_up: bool = False
     doubt: Doubt | None = None
     limit: Price | None = None
+    limit_before: Price | None = None
+    """What `limit` was before the last change was asked for."""
     changes: int = 0
     changed_at: Instant = 0
     modify_until: Instant = 0

@@ -22,6 +22,7 @@ from domain.events import (
     OrderRejected,
 )
 from domain.facts import Facts
+from domain.order_fold import UNANSWERED
 from domain.strategy import Order, State, evolve
 from domain.values import Denial, Doubt, Final, Phase, Tag
 
@@ -81,7 +82,7 @@ def changing(state: State, asked: CancelRequested | ModifyRequested, answer: Cha
         case Refused(reason):
             why = reason
         case Unanswered(text):
-            why = f"unanswered: {text}"
+            why = f"{UNANSWERED}: {text}"
     rejected = CancelRejected if isinstance(asked, CancelRequested) else ModifyRejected
     return (rejected(tag=asked.tag, reason=why),)
 

@@ -165,8 +165,10 @@ async def test_each_account_goes_out_by_its_own_proxy(make: Make, serve: Serve) 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"symbol": "NSE:NOSUCHTHING"}, "INSTRUMENT"),
+        ({"symbol": "NSE:NOSUCHTHING", "side": Side.BUY}, "INSTRUMENT"),
         ({"symbol": "SBIN"}, "INSTRUMENT"),
+        ({"symbol": "NSE:"}, "INSTRUMENT"),
+        ({"symbol": "NSE:NOSUCHTHING", "price": Decimal(0), "side": Side.SELL}, "TICK_SIZE"),
         ({"tag": "T" * 21}, "TAG"),
         ({"tag": ""}, "TAG"),
         ({"tag": "with-dash"}, "TAG"),
@@ -192,6 +194,15 @@ async def test_what_kite_would_refuse_is_not_sent(
     assert isinstance(answer, NotPlaced)
     assert (answer.reason, answer.curable, answer.session) == (reason, False, False)
     assert server.visits == []
+
+
+@pytest.mark.parametrize("price", [None, Decimal("340.01")])
+async def test_what_is_held_can_be_sold_though_it_has_gone_from_the_list(
+    make: Make, serve: Serve, price: Decimal | None
+) -> None:
+    server = serve(serving())
+    assert isinstance(await make(server).place(asked(symbol="NSE:DELISTED", side=Side.SELL, price=price)), Accepted)
+    assert b"tradingsymbol=DELISTED" in server.requests[0]
 
 
 @pytest.mark.parametrize("order_id", ["", "abc", "../portfolio", "1/2", "1?x=1", " 1", "१"])

@@ -27,7 +27,7 @@ from brokers.port import (
     Trade,
 )
 from domain.clock import Clock
-from domain.values import OrderRequest, Price
+from domain.values import OrderRequest, Price, Side
 
 __all__ = ["KiteBroker", "Quote"]
 
@@ -123,7 +123,8 @@ class KiteBroker:
         return answer
 
     def _unplaceable(self, request: OrderRequest) -> NotPlaced | None:
-        """Why it is not worth sending."""
+        """Why it is not worth sending. An exit of what is not listed (any more, or not yet loaded) is: what is held can
+        be sold under the name that it was bought by, or Kite says no."""
         if self._over:
             return NotPlaced(Reason.SESSION_EXPIRED.value, curable=False, session=True, text=SESSION_OVER)
         if TAG.fullmatch(request.tag) is None:
@@ -132,11 +133,12 @@ class KiteBroker:
             return _refusal(Reason.LOT_SIZE, f"quantity {request.quantity}")
         instrument = self._instruments.find(request.symbol)
         exchange, _, name = request.symbol.partition(":")
-        if instrument is None or not exchange or not name:
+        if not exchange or not name or (instrument is None and request.side is Side.BUY):
             return _refusal(Reason.INSTRUMENT, f"unknown instrument {request.symbol}")
         if request.price is not None:
-            if not _on_grid(request.price, instrument.tick_size):
-                text = f"price {request.price} is not a multiple of the tick size {instrument.tick_size}"
+            tick = Decimal(0) if instrument is None else instrument.tick_size
+            if not _on_grid(request.price, tick):
+                text = f"price {request.price} is not a multiple of the tick size {tick}"
                 return _refusal(Reason.TICK_SIZE, text)
         elif not _protects(request.market_protection):
             text = f"market protection {request.market_protection}: -1, or above 0 up to 100 %"
@@ -233,7 +235,8 @@ def _refusal(reason: Reason, text: str) -> NotPlaced:
 
 
 def _on_grid(price: Price, tick: Decimal) -> bool:
-    return price.is_finite() and price > 0 and tick > 0 and price % tick == 0
+    """Tick 0: the grid is not known."""
+    return price.is_finite() and price > 0 and (tick == 0 or price % tick == 0)
 
 
 def _protects(protection: Decimal) -> bool:

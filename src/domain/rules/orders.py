@@ -149,14 +149,27 @@ def _chase_price(order: Order, facts: Facts) -> Price | None:
     """
     fresh = facts.price is not None and facts.now - facts.price_at <= facts.policy.price_max_age
     known = [price for price in (facts.price if fresh else None, order.limit) if price is not None]
-    if not known or facts.instrument is None:
+    if not known:
         return None
-    tick = facts.instrument.tick_size
-    beyond = 1 - facts.policy.chase_step
-    price: Decimal = (min(known) * beyond / tick).to_integral_value(ROUND_FLOOR) * tick
-    if facts.instrument.lower_circuit is not None:
+    wished = min(known) * (1 - facts.policy.chase_step)
+    tick = _coarse_tick(wished) if facts.instrument is None else facts.instrument.tick_size
+    price: Decimal = (wished / tick).to_integral_value(ROUND_FLOOR) * tick
+    if facts.instrument is not None and facts.instrument.lower_circuit is not None:
         price = max(price, facts.instrument.lower_circuit)
     return max(price, tick)
+
+
+def _coarse_tick(price: Price) -> Price:
+    """A grid that lies on the instrument's own, which is not known: its symbol has gone from the list while it is held.
+    NSE (2025): the tick is 0.01 to 0.05 below 1,000, at most 0.50 below 10,000, 1 below 20,000 and 5 above."""
+    return next(tick for least, tick in _COARSE if price >= least)
+
+
+_COARSE: Const = (
+    (Decimal(20_000), Decimal(5)),
+    (Decimal(100), Decimal(1)),
+    (Decimal("-Infinity"), Decimal("0.05")),
+)
 
 
 def live_order(state: State, facts: Facts) -> Step:

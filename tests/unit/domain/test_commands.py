@@ -181,6 +181,12 @@ def test_an_update_of_a_run_is_faulted(changes, fault):
     assert not refused.conflict
 
 
+def test_the_exit_of_what_is_held_follows_the_user_though_its_symbol_has_gone_from_the_list():
+    words = (started, bought(), no_instrument)
+    assert update(*words, stop_loss=Decimal("97.03"), sell_time=dt.time(14))[0].stop_loss == Decimal("97.03")
+    assert ("symbol", "unknown") in faults(update(created(), no_instrument, quantity=20))
+
+
 def test_a_stop_of_a_strategy_at_rest_is_not_held_against_the_price():
     assert isinstance(update(created(), stop_loss=Decimal(120))[0], StrategyUpdated)
 

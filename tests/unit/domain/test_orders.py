@@ -3,8 +3,9 @@
 from decimal import Decimal
 
 import pytest
+from msgspec.structs import replace
 
-from domain.events import OrderFilled, OrderFinalized
+from domain.events import ModifyRejected, OrderFilled, OrderFinalized
 from domain.values import Abort, Code, Denial, Doubt, Exit, Final, Holding, Kind, Phase, Tag
 from tests.unit.domain.story import (
     Scene,
@@ -38,6 +39,7 @@ from tests.unit.domain.story import (
     finalized,
     given,
     halted,
+    happened,
     instrument,
     intended,
     later,
@@ -381,9 +383,16 @@ def test_an_exit_for_which_the_account_has_no_order_left_today_is_alerted_and_st
     story.when(day_begun).then(execute_sell(10))
 
 
-@pytest.mark.parametrize("word", [no_instrument, price(None)])
-def test_a_resting_exit_that_cannot_be_priced_is_alerted_and_looked_at_again_soon(word):
-    story = given(started, bought(), exiting(), word).when(later(3)).then(alert(Code.EXIT_NOT_FILLING))
+@pytest.mark.parametrize(
+    ("last", "tick"), [("25012.35", "24760"), ("1890.05", "1871"), ("97.37", "96.35"), ("0.04", "0.05")]
+)
+def test_a_resting_exit_of_what_has_gone_from_the_list_is_moved_on_a_grid_that_fits_any_instrument(last, tick):
+    story = given(started, bought(), exiting(), no_instrument, price(last)).when(later(3))
+    story.then(modify_requested(tick), alert(Code.EXIT_NOT_FILLING))
+
+
+def test_a_resting_exit_that_cannot_be_priced_is_alerted_and_looked_at_again_soon():
+    story = given(started, bought(), exiting(), price(None)).when(later(3)).then(alert(Code.EXIT_NOT_FILLING))
     assert story.scene.wake_at == story.scene.facts.now + 3_000_000
     story.when(later(3), instrument(), price("100")).then(modify_requested("99.00"))
 
@@ -392,6 +401,25 @@ def test_a_change_that_is_outstanding_or_refused_is_not_repeated_at_once():
     story = given(started, bought(), exiting()).when(later(3)).when(change_refused).then_nothing()
     story.when(later(2.9)).then_nothing()
     story.when(later(0.1)).then(modify_requested())
+
+
+def test_refused_changes_do_not_drag_the_limit_down():
+    """Thirty seconds of a dead line once made it a tenth below the market."""
+    story = given(started, bought(), exiting())
+    for _ in range(10):
+        story.when(later(3))
+        assert story.scene.decided[0] == replace(story.scene.decided[0], price=Decimal("99.00"))
+        story.when(change_refused).then_nothing()
+    story.when(later(3)).then(modify_requested("99.00"))
+    story.when(later(3)).then(modify_requested("98.00"))
+
+
+def test_a_change_without_an_answer_may_have_been_carried_out():
+    story = (
+        given(started, bought(), exiting()).when(later(3)).then(modify_requested("99.00"), alert(Code.EXIT_NOT_FILLING))
+    )
+    story.when(happened(ModifyRejected(tag=story.scene.tag(), reason="unanswered: time-out"))).then_nothing()
+    story.when(later(3)).then(modify_requested("98.00"))
 
 
 def test_after_25_changes_the_exit_is_cancelled_and_placed_again():
