@@ -26,7 +26,7 @@ from domain.events import (
     OrderRetryRequired,
     PositionSettled,
 )
-from domain.state import FREE, Order, State, Tries
+from domain.state import FREE, UNREACHABLE, Order, State, Tries
 from domain.values import (
     DAY,
     Doubt,
@@ -45,8 +45,12 @@ UNANSWERED = "unanswered"
 
 
 def _with_past(state: State) -> dict[Tag, Order]:
-    """The past orders and the current one."""
-    return state.past if state.order is None else {**state.past, state.order.tag: state.order}
+    """The past orders and the current one, unless that certainly never left this house: nothing can come of it, and
+    while a line is out there are hundreds."""
+    order = state.order
+    if order is None or (order.given_up and order.reason == UNREACHABLE):
+        return state.past
+    return {**state.past, order.tag: order}
 
 
 def watched(state: State) -> dict[Tag, Order]:

@@ -25,6 +25,8 @@ from domain.values import (
 )
 
 FREE = "free"
+UNREACHABLE = "BROKER_UNREACHABLE"
+"""The reason code of an order that was certainly not sent: no connection to the broker could be had."""
 
 
 class Order(Struct, frozen=True, kw_only=True, omit_defaults=True):

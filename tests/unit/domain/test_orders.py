@@ -496,6 +496,7 @@ def test_an_outage_of_the_line_is_tried_every_second_never_aborts_an_exit_and_is
         alerts = (alert(Code.EXIT_NOT_FILLING),) if second in (0, 300) else ()
         story.when(unreachable).then(retry, *alerts)
         story.when(later(1)).then(execute_stoploss(10, attempt=1))
+    assert len(story.state.past) == 1, "of what was never sent nothing can come, so it is not kept"
     story.when(accepted(), completed()).then(*ended(Exit.STOPLOSS))
 
 
