@@ -1,5 +1,6 @@
 """The wire in the place of the official client's session: Kite cannot tell the one from the other."""
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
@@ -91,3 +92,14 @@ def test_a_compressed_answer_is_read(serve: Serve) -> None:
     reply = ours.send(ASKED["book"], Attempt())
     ours.close()
     assert reply.body == b'{"status":"success"}'
+
+
+def test_a_request_whose_time_is_over_does_not_leave_though_nobody_could_abandon_it(serve: Serve) -> None:
+    """The process stood still, and others have given the order up meanwhile."""
+    server = serve(serving())
+    ours = KiteClient(KiteAddress(root=server.root), api_key="key", access_token="token")
+    late = ours.send(ASKED["place"], Attempt(until=time.monotonic() - 1))
+    in_time = ours.send(ASKED["place"], Attempt(until=time.monotonic() + 60))
+    ours.close()
+    assert (late.written, late.status) == (False, None)
+    assert (in_time.written, in_time.status, len(server.requests)) == (True, 200, 1)

@@ -111,7 +111,7 @@ class KiteClients:
         caller is cancelled, the same holds; a request that is on its way then is left to end by itself.
         """
         loop, timeout = asyncio.get_running_loop(), self._address.timeout
-        deadline = loop.time() + timeout
+        deadline, until = loop.time() + timeout, time.monotonic() + timeout
         if self._closed:
             return understand(Reply(written=False, trouble="the session's connections are closed"))
         try:
@@ -119,7 +119,7 @@ class KiteClients:
                 await self._room.acquire()
         except TimeoutError:
             return understand(Reply(written=False, trouble=f"{MOST_CALLS} calls hang"))
-        attempt = Attempt(on_written)
+        attempt = Attempt(on_written, until=until)
         try:
             call = loop.run_in_executor(self._executor or threads(), self._call, attempt, ask, understand)
         except RuntimeError as error:  # the process is ending

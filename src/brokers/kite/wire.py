@@ -3,10 +3,12 @@
 Nothing of a request is written before its connection stands: TCP, TLS and a proxy's CONNECT included. So what fails
 before the first byte is *known not sent*, whatever the error says, and what fails after it is *unknown*. The first byte
 is handed to the socket under a lock that the waiting side can take first: a request that was abandoned before then is
-never written, however late its connection comes to stand (a slow name server, a proxy that hangs).
+never written, however late its connection comes to stand (a slow name server, a proxy that hangs). Nor is one whose time
+is over, though nobody could abandon it: a process that stood still for a minute must not send what others have given up.
 """
 
 import logging
+import math
 import socket
 import threading
 import time
@@ -61,7 +63,7 @@ class Reply(Struct, frozen=True, kw_only=True):
 
 
 class Abandoned(Exception):
-    """Nobody waits any more, so the request is not written."""
+    """Nobody waits any more, or its time is over, so the request is not written."""
 
 
 class Answered(Exception):
@@ -77,8 +79,10 @@ class Answered(Exception):
 class Attempt:
     """One request, between the thread that sends it and the loop that waits for it."""
 
-    def __init__(self, on_written: Callable[[int], None] | None = None) -> None:
-        """`on_written` hears `perf_counter_ns()` when the whole request has been handed to the socket."""
+    def __init__(self, on_written: Callable[[int], None] | None = None, *, until: float = math.inf) -> None:
+        """`on_written` hears `perf_counter_ns()` when the whole request has been handed to the socket. `until` is the
+        last `time.monotonic()` at which it may begin to leave."""
+        self._until = until
         self._lock = threading.Lock()
         self._written = False
         self._abandoned = False
@@ -94,7 +98,7 @@ class Attempt:
     def first_byte(self, sock: Any) -> None:
         """The request begins to leave by this socket. Raises Abandoned."""
         with self._lock:
-            if self._abandoned and not self._written:
+            if not self._written and (self._abandoned or time.monotonic() > self._until):
                 raise Abandoned
             self._written, self._socket = True, sock
 
