@@ -3,8 +3,8 @@
 Nothing of a request is written before its connection stands: TCP, TLS and a proxy's CONNECT included. So what fails
 before the first byte is *known not sent*, whatever the error says, and what fails after it is *unknown*. The first byte
 is handed to the socket under a lock that the waiting side can take first: a request that was abandoned before then is
-never written, however late its connection comes to stand (a slow name server, a proxy that hangs). Nor is one whose time
-is over, though nobody could abandon it: a process that stood still for a minute must not send what others have given up.
+never written, however late its connection comes to stand (a slow name server, a proxy that hangs). Nor is one whose
+time is over, though nobody could abandon it: a process that stood still must not send what others have given up.
 """
 
 import logging

@@ -1,5 +1,6 @@
 """What the rules have in common: placing, cancelling, ending, alerting, and when."""
 
+import datetime as dt
 from decimal import Decimal
 
 from domain.calendar import UnknownYear
@@ -169,6 +170,16 @@ def cancel_again_at(order: Order, facts: Facts) -> Instant:
     """When a cancel may be asked for again: after its deadline, and ever later when it is refused again and again."""
     pauses = min((1 << min(max(order.cancels - 1, 0), 6)) - 1, MOST_PAUSES)
     return order.cancel_until + pauses * facts.policy.retry_backoff if order.cancel_until else 0
+
+
+def carried_over(product: Product, bought_on: dt.date | None, facts: Facts) -> bool:
+    """Intraday shares of an earlier day are not there any more: the broker squared them off, or made them delivery.
+    Sold as MIS today they would be sold short."""
+    return product is Product.MIS and bought_on is not None and bought_on < facts.calendar.wall(facts.now).date()
+
+
+CARRIED_OVER = "the broker has squared off the intraday shares of an earlier day, or converted them: look, and settle"
+"""What alerts say of them."""
 
 
 def squaring_off(state: State) -> bool:

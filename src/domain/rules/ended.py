@@ -7,7 +7,9 @@ from domain.events import (
 )
 from domain.facts import Facts
 from domain.rules.acts import (
+    CARRIED_OVER,
     alert_once,
+    carried_over,
     clip,
     market_open,
     may_place,
@@ -30,13 +32,16 @@ def unprotected(state: State, facts: Facts) -> Step:
     """17. Shares are open and no run minds them: square off when asked to, alert until flat or settled."""
     if state.open_quantity <= 0:
         return PASS
-    if squaring_off(state) and facts.connected and may_place(state, facts, Kind.SELL):
+    gone = carried_over(state.product, state.session_date, facts)
+    if not gone and squaring_off(state) and facts.connected and may_place(state, facts, Kind.SELL):
         quantity = clip(state, state.open_quantity, facts)
         if quantity > 0:
             return place(state, facts, Kind.SELL, quantity)
     if not market_open(facts) and Code.UNPROTECTED_POSITION in state.alerted:
         return PASS
     told = {"open_quantity": str(state.open_quantity), "symbol": state.symbol}
+    if gone:
+        told["cure"] = CARRIED_OVER
     return alert_once(state, facts, Code.UNPROTECTED_POSITION, told) or PASS
 
 

@@ -1,5 +1,6 @@
 """Rules 1 to 8, in every status: the orders that exist, and the shares that surfaced."""
 
+import datetime as dt
 from decimal import ROUND_FLOOR, Decimal
 from typing import Final as Const
 
@@ -12,10 +13,12 @@ from domain.events import (
 )
 from domain.facts import Facts
 from domain.rules.acts import (
+    CARRIED_OVER,
     alert_once,
     answer_due,
     cancel,
     cancel_outstanding,
+    carried_over,
     chase_at,
     clip,
     market_open,
@@ -307,18 +310,25 @@ def surfaced_quantity(state: State, facts: Facts) -> Step:
     if state.surfaced <= 0:
         return PASS
     told = {"surfaced": str(state.surfaced), "symbol": state.symbol}
+    product, bought_on = _surfaced_shares(state, facts)
+    gone = carried_over(product, bought_on, facts)
+    if gone:
+        told["cure"] = CARRIED_OVER
     alert = alert_once(state, facts, Code.ORDER_SURFACED, told)
     if alert and (market_open(facts) or Code.ORDER_SURFACED not in state.alerted):
         return alert
     quantity = clip(state, state.surfaced, facts)
-    if quantity <= 0 or not may_place(state, facts, Kind.SURFACED) or not facts.connected:
+    if gone or quantity <= 0 or not may_place(state, facts, Kind.SURFACED) or not facts.connected:
         return PASS
-    return place(state, facts, Kind.SURFACED, quantity, _surfaced_product(state))
+    return place(state, facts, Kind.SURFACED, quantity, product)
 
 
-def _surfaced_product(state: State) -> Product:
-    """The product that the surfaced shares were bought under, which the config may have left since."""
+def _surfaced_shares(state: State, facts: Facts) -> tuple[Product, dt.date | None]:
+    """The product that the surfaced shares were bought under, which the config may have left since, and the day."""
     orders = (*state.past.values(), *([state.order] if state.order else []))
     bought = [order for order in orders if order.kind is Kind.BUY and order.filled]
     strays = [order for order in bought if order.run != state.run or not state.alive]
-    return max(strays, key=lambda order: order.at).product if strays else state.product
+    if not strays:
+        return state.product, state.session_date
+    newest = max(strays, key=lambda order: order.at)
+    return newest.product, facts.calendar.wall(newest.at).date()

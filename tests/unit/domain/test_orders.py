@@ -1,12 +1,13 @@
 """Rules 1–8: the orders that exist, in every status (architecture §4.1)."""
 
+import datetime as dt
 from decimal import Decimal
 
 import pytest
 from msgspec.structs import replace
 
 from domain.events import ModifyRejected, OrderFilled, OrderFinalized
-from domain.values import Abort, Code, Denial, Doubt, Exit, Final, Holding, Kind, Phase, Tag
+from domain.values import Abort, Code, Denial, Doubt, Exit, Final, Holding, Kind, Phase, Product, Tag
 from tests.unit.domain.story import (
     Scene,
     Word,
@@ -66,6 +67,7 @@ from tests.unit.domain.story import (
     woken,
 )
 
+TUESDAY = dt.date(2026, 6, 16)
 BUYING = told(buy_triggered, intended(Kind.BUY))
 
 
@@ -178,6 +180,13 @@ def test_surfaced_shares_are_sold_by_at_most_one_order_at_a_time():
 def test_surfaced_shares_wait_for_the_market_to_open_but_not_for_the_alert():
     story = given(SURFACED).when(at("16:00")).then(alert(Code.ORDER_SURFACED))
     story.when(at("20:00")).then_nothing()
+
+
+@pytest.mark.parametrize("product", Product)
+def test_shares_that_surfaced_on_an_earlier_day_are_sold_if_they_were_delivered(product):
+    words = (started_with(product=product), BUYING, unknown(), absent, decided, at("15:30"), filled(10, of=1))
+    story = given(*words, finalized(Final.COMPLETE, 10, of=1), decided)
+    story.when(at("09:15", TUESDAY)).then(alert(Code.ORDER_SURFACED), *[execute_surfaced(10)][: product is Product.CNC])
 
 
 def test_surfaced_shares_are_alerted_again_while_there_is_no_broker_session():

@@ -452,10 +452,18 @@ def test_a_square_off_after_an_abort_that_is_refused_is_tried_again_with_pauses(
 
 
 def test_a_square_off_waits_for_the_market_to_open():
-    story = given(started, bought()).when(at("15:30"))
+    story = given(started_with(product=Product.CNC), bought()).when(at("15:30"))
     story.when(at("16:00"), stop_requested(square_off=True)).then_nothing()
     assert story.scene.wake_at == clock_time("09:15", TUESDAY)
     story.when(at("09:15", TUESDAY)).then(execute_sell(10))
+
+
+def test_intraday_shares_of_an_earlier_day_are_never_sold_because_that_would_sell_them_short():
+    story = given(started, bought(), at("15:30"), decided).when(at("16:00"), stop_requested(square_off=True))
+    story.when(at("09:15", TUESDAY)).then(alert(Code.UNPROTECTED_POSITION))
+    assert "settle" in story.scene.decided[0].facts["cure"]
+    story.when(at("10:00", TUESDAY)).then(alert(Code.UNPROTECTED_POSITION))
+    story.when(settled(10)).then_nothing().then_state(open_quantity=0)
 
 
 def test_a_resting_square_off_is_chased_too():
