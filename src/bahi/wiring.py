@@ -39,7 +39,7 @@ from brokers.port import Broker, Brokers, BrokerUnavailable, Instruments
 from domain.calendar import AlwaysOpenCalendar, Calendar, load_nse
 from domain.clock import Clock
 from domain.facts import Policy
-from domain.values import Duration, Tick
+from domain.values import SECOND, Duration, Tick
 from eventstore.archive import PostgresArchive
 from eventstore.clients import command, log_client
 from eventstore.errors import LogUnavailable
@@ -47,6 +47,7 @@ from eventstore.keys import price
 from eventstore.log import EventLog
 from eventstore.open import open_log
 from handlers.desk import Desk
+from handlers.waits import Waits
 from projections.prices import decode_price
 from projections.runtime import DEFAULTS
 
@@ -175,6 +176,7 @@ async def open_house(
                 instruments=instruments,
                 brokers=brokers,
                 known={},
+                waits=Waits(lambda waited: metrics.order_wait.observe(waited / SECOND)),
             )
             for each in logs
         ]

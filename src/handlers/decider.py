@@ -35,7 +35,7 @@ from eventstore.batch import (
 from eventstore.envelope import Dedupe, NewEvent, Recorded
 from eventstore.errors import LogLost, LogUnavailable
 from handlers.desk import Desk
-from handlers.limits import ASKING, next_window, permits, window_of
+from handlers.limits import ASKING, permits, window_of
 from handlers.repair import look_soundly
 from projections.runtime import encode_change
 
@@ -84,6 +84,8 @@ async def take_turn(desk: Desk, strategy_id: int, decide: Decide, wake: Wake, de
     """
     lost = False
     day_spent = False
+    if not wake.event_id and (waiting := desk.waits.woken_by(strategy_id)) is not None:
+        wake = Wake(*waiting)  # time woke it because there was no room before: what it waits to do has its old cause
     while True:
         state, facts = await look_soundly(desk, strategy_id, wake.event_id)
         decision = decide(state, structs.replace(facts, day_spent=True) if day_spent else facts)
@@ -95,6 +97,9 @@ async def take_turn(desk: Desk, strategy_id: int, decide: Decide, wake: Wake, de
         story, result = await _append(desk, state, decision, events, wake, dedupe)
         match result:
             case Appended() | Duplicate():
+                if not decision.keep_timer:
+                    placed = any(isinstance(event, Intent) for event in events)
+                    desk.waits.decided(strategy_id, facts.now, placed=placed)
                 return Turn(state, decision, result, story)
             case NotPending():
                 return Turn(state, None, result)
@@ -103,11 +108,11 @@ async def take_turn(desk: Desk, strategy_id: int, decide: Decide, wake: Wake, de
             case Halted():
                 pass  # the latch fell between the look and the append: look again
             case NoPermit(which):
-                window, length = window_of(which)
+                window, at = window_of(which)
                 if window == "day" and not day_spent:
                     day_spent = True
                     continue
-                at = next_window(facts.now, length)
+                desk.waits.refused(strategy_id, window, facts.now, wake.event_id, wake.correlation_id)
                 wait = RuntimeWrite(wake_at=at if decision.wake_at is None else min(at, decision.wake_at))
                 waited = await desk.log.append(
                     [], expected=state.version, runtime=wait, ack=wake.ack, strategy_id=strategy_id
@@ -159,7 +164,7 @@ async def _append(
     if any(isinstance(event, ASKING) for event in events):
         broker = await desk.brokers.of(state.user_id)
         if broker is not None and broker.limits is not None:
-            room = permits(broker.limits, state.user_id, events, desk.clock.now())
+            room = permits(broker.limits, state.user_id, events)
     write = encode_change(state, decision.state, decision.wake_at, keep_timer=decision.keep_timer)
 
     async def append() -> AppendResult:

@@ -1,7 +1,7 @@
 """The desk: what every handler works with, and how it looks at a strategy."""
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from brokers.port import Brokers, Instruments
 from domain.calendar import Calendar
@@ -11,6 +11,7 @@ from domain.strategy import State
 from domain.values import Product, Quantity
 from eventstore.loading import Loaded
 from eventstore.log import EventLog
+from handlers.waits import Waits
 from projections.prices import decode_price
 from projections.runtime import CorruptState, decode_state
 
@@ -26,6 +27,7 @@ class Desk(Struct, frozen=True, kw_only=True):
     brokers: Brokers
     known: dict[int, tuple[int, str]] = {}
     """Owner and symbol of strategies seen, so that everything comes in one round trip; neither ever changes."""
+    waits: Waits = field(default_factory=Waits)
 
     async def look(self, strategy_id: int, cause: str = "") -> tuple[State, Facts]:
         """The strategy and the world, as of one moment. Raises LogUnavailable, CorruptState, NoStrategy."""

@@ -14,10 +14,12 @@ from domain.events import CancelRequested, Event, Intent, ModifyRequested
 from domain.facts import Facts
 from domain.strategy import State
 from domain.values import Denial, Kind
+from eventstore.batch import NoPermit
+from eventstore.errors import LogUnavailable
 from handlers import outcomes
 from handlers.decider import Turn, Wake, decided, persist, take_turn
 from handlers.desk import Desk, decode_halt
-from handlers.limits import give_back
+from handlers.limits import SENT_WITHIN, give_back, permits_anew, window_of
 
 Effect = Intent | CancelRequested | ModifyRequested
 
@@ -52,8 +54,6 @@ async def record(desk: Desk, strategy_id: int, events: Events, cause: Wake) -> S
 
 
 async def _send(desk: Desk, user_id: int, intent: Intent) -> Events:
-    if intent.kind is Kind.BUY and (reason := await _halted(desk, user_id)) is not None:
-        return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.HALTED, {"reason": reason})
     try:
         broker = await desk.brokers.of(user_id)
     except Exception as error:
@@ -62,6 +62,9 @@ async def _send(desk: Desk, user_id: int, intent: Intent) -> Events:
         return lambda state, facts: outcomes.placing(state, intent, unreachable, facts)
     if broker is None:
         return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.NO_SESSION, {"cure": "connect the broker"})
+    await _room(desk, user_id, broker, intent)
+    if intent.kind is Kind.BUY and (reason := await _halted(desk, user_id)) is not None:
+        return lambda state, _: outcomes.not_sent(state, intent.tag, Denial.HALTED, {"reason": reason})
     now = desk.clock.now()  # the last thing before it goes out: whatever came before may have taken time
     if now > intent.deadline:
         told = {"deadline": str(intent.deadline), "now": str(now)}
@@ -70,6 +73,23 @@ async def _send(desk: Desk, user_id: int, intent: Intent) -> Events:
     if isinstance(answer, NotPlaced) and answer.reason == UNREACHABLE and broker.limits is not None:
         await give_back(desk.log, user_id, intent.at)
     return lambda state, facts: outcomes.placing(state, intent, answer, facts)
+
+
+async def _room(desk: Desk, user_id: int, broker: Broker, asked: Effect) -> None:
+    """Returns when it may go out as far as the account's limits are concerned: at once while it is counted in the
+    windows of now. What was held up is counted anew, and waits until there is room, or its deadline is over."""
+    counted_at = asked.at
+    while broker.limits is not None and counted_at + SENT_WITHIN < (now := desk.clock.now()) <= asked.deadline:
+        room = permits_anew(broker.limits, user_id, asked, counted_at, now)
+        try:
+            result = await desk.log.append([], permit=room, user_id=user_id)
+        except LogUnavailable as error:  # a 429 is the smaller evil: a stop-loss does not wait for our log
+            log.warning("not_counted_anew", tag=asked.tag, why=str(error))
+            return
+        if not isinstance(result, NoPermit):
+            return
+        _, at = window_of(result.which)
+        await desk.clock.sleep(min(at, asked.deadline + 1) - now)
 
 
 async def _halted(desk: Desk, user_id: int) -> str | None:
@@ -94,6 +114,8 @@ async def _change(desk: Desk, user_id: int, asked: CancelRequested | ModifyReque
     broker = None
     try:
         broker = await desk.brokers.of(user_id)
+        if broker is not None:
+            await _room(desk, user_id, broker, asked)
         if broker is None:
             answer = Refused(NO_SESSION)
         elif desk.clock.now() > asked.deadline:

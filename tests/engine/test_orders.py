@@ -23,6 +23,7 @@ from domain.events import (
     StrategyExited,
 )
 from domain.values import HOUR, SECOND, Code, Denial, Exit, Final, Kind, OrderRequest, Status
+from handlers.limits import EARLY
 from handlers.poller import Poller
 from tests.engine.conftest import OpenWorld
 from tests.engine.world import CLOSE, USER, World
@@ -432,7 +433,7 @@ async def test_an_exit_without_room_waits_for_the_next_window(open_world: OpenWo
     assert len(await world.of_type(StrategyExited)) == 2
     await world.pass_time(2 * SECOND)
     assert len(await world.of_type(StrategyExited)) == 3
-    assert (await world.intents())[-1].at == (at // SECOND + 1) * SECOND
+    assert (await world.intents())[-1].at == (at // SECOND + 1) * SECOND + EARLY
     assert await world.of_type(OrderRetryRequired) == [], "waiting for room is no attempt"
 
 

@@ -72,6 +72,7 @@ _TICK_TO_ORDER: Final = (
     *(0.001, 0.0012, 0.0015, 0.002, 0.0025, 0.003, 0.004, 0.005, 0.006, 0.008),
     *(0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1),
 )
+_WAIT: Final = (0, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 60)
 _LATENESS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 600)
 
 
@@ -104,6 +105,9 @@ class Metrics:
         self.pending_age = gauge("pending_age_seconds", "Age of the oldest event delivered and pending", "class")
         self.handler_seconds = histogram("handler_seconds", "Handling one wake-up", _QUICK, "class")
 
+        self.order_wait = histogram(
+            "order_wait_seconds", "How long an order waited for room in the account's limits; mostly 0", _WAIT
+        )
         self.broker_seconds = histogram("broker_call_seconds", "Calls of the broker", _BROKER, "call", "outcome")
         self.tick_to_order = histogram(
             "tick_to_order_seconds", "From the tick that hit a stop to the call of the broker", _TICK_TO_ORDER
