@@ -7,6 +7,7 @@ import msgspec
 
 from domain.values import Duration, Tick
 from simulation.kite.errors import input_error
+from simulation.kite.extras_instruments import swap_tokens
 from simulation.kite.faults import Fault, Occasion
 from simulation.kite.limits import Limit
 from simulation.kite.routing import Context, Route
@@ -41,6 +42,13 @@ class _Fault(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 class _Who(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     user_id: str
+
+
+class _Swap(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Two symbols that are to have each other's token."""
+
+    first: str
+    second: str
 
 
 def register(context: Context) -> Response:
@@ -101,12 +109,33 @@ def inject(context: Context) -> Response:
     return json_response({"fault": wanted.fault})
 
 
+def tokens(context: Context) -> Response:
+    """F20, without waiting for another day."""
+    wanted = _read(context, _Swap)
+    try:
+        swap_tokens(context.sim, wanted.first, wanted.second)
+    except ValueError as error:
+        raise input_error(str(error)) from error
+    return json_response({"swapped": [wanted.first, wanted.second]})
+
+
 def orders(context: Context) -> Response:
-    """All orders that ever were in the user's book, and all order calls."""
+    """All orders that ever were in the user's book, their trades, and all order calls."""
     account = context.sim.accounts[_known(context, context.request.parameter("user_id") or "")]
-    return json_response(
-        {"orders": [msgspec.Raw(order.encoded) for order in account.orders], "attempts": account.attempts}
-    )
+    trades = [
+        {
+            "trade_id": trade.trade_id,
+            "order_id": trade.order_id,
+            "symbol": trade.symbol,
+            "side": trade.side,
+            "quantity": trade.quantity,
+            "price": trade.price,
+            "at": trade.at,
+        }
+        for trade in account.trades
+    ]
+    rows = [msgspec.Raw(order.encoded) for order in account.orders]
+    return json_response({"orders": rows, "trades": trades, "attempts": account.attempts})
 
 
 def state(context: Context) -> Response:
@@ -158,6 +187,7 @@ ROUTES = (
     _door("POST", "/sim/logout", end_session),
     _door("POST", "/sim/prices", set_prices),
     _door("POST", "/sim/faults", inject),
+    _door("POST", "/sim/tokens", tokens),
     _door("GET", "/sim/orders", orders),
     _door("GET", "/sim/state", state),
 )
