@@ -1,5 +1,6 @@
 """`bahi doctor` looks at everything, makes nothing, shows no secret."""
 
+import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from domain.events import EventParked
 from eventstore.envelope import NewEvent
-from tests.cli.terminal import Done, Installation, here
+from tests.cli.terminal import Done, Installation, here, start
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +113,19 @@ def test_a_message_that_nobody_finishes(own: Installation) -> None:
     assert found["lanes"]["state"] == "failed"
     assert "1 in hand" in found["lanes"]["found"]
     assert len(own.events()) == last
+
+
+def test_kite_is_looked_at_when_prices_are_its(day: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    with start("kite-sim", "--port", 0, "--ws-port", 0, "--json") as sim:
+        assert sim.stdout is not None
+        monkeypatch.setenv("BAHI_KITE_ROOT", json.loads(sim.stdout.readline())["root"])
+        found = checks(day.here("doctor", "--json"))
+        sim.terminate()
+        sim.wait(20)
+    assert found["kite"]["state"] == "ok", found["kite"]
+    assert found["kite sessions"]["state"] == "skipped"
+    assert found["instruments"]["state"] == "warning"
+    assert "none yet" in found["instruments"]["found"]
+    away = day.here("doctor", "--json")
+    assert away.code == 1
+    assert checks(away)["kite"]["state"] == "failed"

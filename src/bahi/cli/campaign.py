@@ -17,7 +17,7 @@ from bahi.cli.common import table as new_table
 from bahi.servers import EmbeddedRedis
 from bahi.telemetry.logging import configure_logging
 from simulation.crashes import CrashPoint
-from simulation.kite.campaign import campaign
+from simulation.kite.campaign import STRATEGIES, campaign
 from simulation.kite.faults import Fault
 from simulation.kite.tally import CLEAN, Outcome, Tally
 
@@ -45,6 +45,7 @@ class Report(Struct, kw_only=True):
 def campaign_command(
     orders: Annotated[int, typer.Option(min=1, help="Until so many orders have reached the broker.")] = 1_000,
     seed: Annotated[int, typer.Option(help="Of the first round; each further one has the next.")] = 1,
+    strategies: Annotated[int, typer.Option(min=1, help="Of a round.")] = STRATEGIES,
     jobs: Annotated[int, typer.Option(min=1, help="Rounds at a time.")] = os.cpu_count() or 1,
     write: Annotated[Path | None, typer.Option(help="Also write the table into this file, as Markdown.")] = None,
     json: Json = False,
@@ -62,7 +63,7 @@ def campaign_command(
         transient=True,
     ) as bar:
         task = bar.add_task("trading", total=orders)
-        for each in campaign(_redis, orders=orders, seed=seed, jobs=jobs, prepare=_quiet):
+        for each in campaign(_redis, orders=orders, seed=seed, jobs=jobs, strategies=strategies, prepare=_quiet):
             total.add(each.tally)
             played += 1
             violations += [f"seed {each.seed}: {violation}" for violation in each.violations]

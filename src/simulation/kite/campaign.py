@@ -26,7 +26,8 @@ OpenRedis = Callable[[], AbstractContextManager[str]]
 
 DEATHS: Final = 0.02
 """The share of orders that each point of death strikes."""
-USERS, STRATEGIES = 8, 200
+STRATEGIES: Final = 200
+"""Of a round, unless said otherwise; there is a user for each 25 of them, and two at least."""
 LONGEST: Final = 600.0
 """Seconds of real time after which a round counts as hanging."""
 RATES: Final[Mapping[Fault, float]] = {
@@ -82,19 +83,26 @@ class Played(Struct, frozen=True):
     violations: list[str]
 
 
-def plan_of(seed: int) -> Plan:
+def plan_of(seed: int, strategies: int) -> Plan:
     """Every fourth round's server has a clock that is off."""
-    return Plan(users=USERS, strategies=STRATEGIES, rates=RATES, deaths=DEATHS, skewed=seed % 4 == 0)
+    users = max(2, strategies // 25)
+    return Plan(users=users, strategies=strategies, rates=RATES, deaths=DEATHS, skewed=seed % 4 == 0)
 
 
-def play(open_redis: OpenRedis, seed: int, plan: Plan | None = None) -> Played:
+def play(open_redis: OpenRedis, seed: int, strategies: int = STRATEGIES) -> Played:
     """One round, in this process. Never raises for what the round did."""
     with open_redis() as url:
-        return uvloop.run(_play(url, seed, plan_of(seed) if plan is None else plan))
+        return uvloop.run(_play(url, seed, plan_of(seed, strategies)))
 
 
 def campaign(
-    open_redis: OpenRedis, *, orders: int, seed: int, jobs: int, prepare: Callable[[], None] | None = None
+    open_redis: OpenRedis,
+    *,
+    orders: int,
+    seed: int,
+    jobs: int,
+    strategies: int = STRATEGIES,
+    prepare: Callable[[], None] | None = None,
 ) -> Iterator[Played]:
     """Rounds, as they end, until `orders` have been placed; the first has `seed`, the next the one after it.
     `prepare` is called first in each of the `jobs` processes."""
@@ -104,7 +112,7 @@ def campaign(
         running: set[Future[Played]] = set()
         while running or placed < orders:
             while placed < orders and len(running) < jobs:
-                running.add(pool.submit(play, open_redis, following))
+                running.add(pool.submit(play, open_redis, following, strategies))
                 following += 1
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for each in done:
