@@ -669,9 +669,10 @@ class World:
             order = state.find(booked.tag)
             if self.now < booked.visible_at or (order is not None and order.filled != booked.filled):
                 return False
-        if state.surfaced > 0 and self.sellable(state.surfaced):
+        if state.surfaced > 0 and self.sellable(state.surfaced) and not self.gone(self.newest_stray()):
             return False
-        if state.open_quantity > 0 and state.stop_requested and state.square_off and self.sellable(state.open_quantity):
+        squaring_off = state.open_quantity > 0 and state.stop_requested and state.square_off
+        if squaring_off and self.sellable(state.open_quantity) and not self.gone(self.newest_buy()):
             return False
         if state.open_quantity > 0:
             assert Code.UNPROTECTED_POSITION in state.alerted, state
@@ -681,6 +682,22 @@ class World:
 
     def sellable(self, quantity: Quantity) -> bool:
         return quantity + self.foreign > 0
+
+    def newest_buy(self) -> Order:
+        return max(self.bought(), key=lambda order: order.at)
+
+    def newest_stray(self) -> Order:
+        strays = [order for order in self.bought() if order.run != self.state.run or not self.state.alive]
+        return max(strays, key=lambda order: order.at)
+
+    def bought(self) -> list[Order]:
+        found = [self.state.find(tag) for tag in self.book]
+        return [order for order in found if order is not None and order.kind is Kind.BUY and order.filled]
+
+    def gone(self, order: Order) -> bool:
+        """Intraday shares of an earlier day: there is nothing to sell."""
+        days = [CALENDAR.wall(at).date() for at in (order.at, self.now)]
+        return order.product is Product.MIS and days[0] < days[1]
 
     # --- what must always be true ---
 
@@ -752,7 +769,8 @@ class World:
             assert minded, f"4: the stop is due and nobody sells: {state}"
         if state.lingering or (order is not None and order.surfaced and order.phase is Phase.LIVE):
             for one in (*state.lingering, *([order] if order is not None and order.surfaced else [])):
-                assert one.resolved or one.cancel_asked, "a surfaced order is being cancelled"
+                told = not self.connected and Code.ORDER_SURFACED in state.alerted
+                assert one.resolved or one.cancel_asked or told, "a surfaced order is being cancelled"
         until = self.now + 3 * DAY if self.wake_at is None else self.wake_at
         gap = until - self.now
         for t in (until - 1, self.now + gap // 2, self.now + gap // 5):
