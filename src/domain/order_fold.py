@@ -277,7 +277,7 @@ def _modify_rejected(state: State, event: ModifyRejected) -> None:
     order = state.find(event.tag)
     if order is not None and not event.reason.startswith(UNANSWERED):
         # it rests where it rested: the next change must not go on from a price that it never had
-        _keep(state, replace(order, limit=order.limit_before))
+        _keep(state, replace(order, limit=order.limit_before, refused=order.limit))
     state.last_action = f"MODIFY refused: {event.reason}"
 
 

@@ -55,6 +55,8 @@ class Order(Struct, frozen=True, kw_only=True, omit_defaults=True):
     limit: Price | None = None
     limit_before: Price | None = None
     """What `limit` was before the last change was asked for."""
+    refused: Price | None = None
+    """The price of the last change that was refused."""
     changes: int = 0
     changed_at: Instant = 0
     modify_until: Instant = 0

@@ -153,7 +153,7 @@ def _chase_price(order: Order, facts: Facts) -> Price | None:
     fresh = facts.price is not None and facts.now - facts.price_at <= facts.policy.price_max_age
     known = [price for price in (facts.price if fresh else None, order.limit) if price is not None]
     if not known:
-        return None
+        return order.refused  # nothing newer to go by: what was refused may be taken now
     wished = min(known) * (1 - facts.policy.chase_step)
     tick = _coarse_tick(wished) if facts.instrument is None else facts.instrument.tick_size
     price: Decimal = (wished / tick).to_integral_value(ROUND_FLOOR) * tick

@@ -423,6 +423,13 @@ def test_refused_changes_do_not_drag_the_limit_down():
     story.when(later(3)).then(modify_requested("98.00"))
 
 
+def test_a_refused_change_is_asked_again_when_there_is_no_newer_price():
+    story = (
+        given(started, bought(), exiting()).when(later(3)).then(modify_requested("99.00"), alert(Code.EXIT_NOT_FILLING))
+    )
+    story.when(change_refused, price(None), later(3)).then(modify_requested("99.00"))
+
+
 def test_a_change_without_an_answer_may_have_been_carried_out():
     story = (
         given(started, bought(), exiting()).when(later(3)).then(modify_requested("99.00"), alert(Code.EXIT_NOT_FILLING))
