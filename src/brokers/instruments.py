@@ -151,6 +151,8 @@ class InstrumentCatalogue:
         for another symbol while their number stays the same."""
         self._clock = clock
         self._now = Snapshot()
+        self._gone: dict[str, int] = {}
+        """Tokens of what was listed when this process began and is not now."""
         self._limited: dict[str, Instrument] = {}
         self._limits: Mapping[str, Limits] = {}
         self._limits_date: dt.date | None = None
@@ -190,8 +192,12 @@ class InstrumentCatalogue:
         return found[:MOST]
 
     def token(self, symbol: str) -> int | None:
-        """The instrument's (also an index's) name on the tick stream; None when it is not listed."""
-        return self._now.tokens.get(symbol)
+        """The instrument's (also an index's) name on the tick stream; None when it is not listed.
+
+        One that has vanished from the list keeps its token until another one has it: a stop in the middle of the day
+        must not lose its prices to a list that came late or was damaged.
+        """
+        return self._now.tokens.get(symbol) or self._gone.get(symbol)
 
     def symbol(self, token: int) -> str | None:
         """The reverse of `token`."""
@@ -199,6 +205,12 @@ class InstrumentCatalogue:
 
     def replace(self, snapshot: Snapshot) -> None:
         """From now on this is listed. The limits stay."""
+        known = self._gone | self._now.tokens
+        self._gone = {
+            symbol: token
+            for symbol, token in known.items()
+            if symbol not in snapshot.tokens and token not in snapshot.symbols
+        }
         self._now = snapshot
         self.changes += 1
         self._merge()

@@ -279,7 +279,28 @@ async def test_another_process_sees_a_new_dump_and_new_limits_when_it_looks_agai
     assert found is not None
     assert found.lower_circuit == 9
     assert catalogue.find("NSE:M&M") is None
-    assert catalogue.token("NSE:M&M") is None
+    assert catalogue.token("NSE:M&M") is not None, "what an armed stop needs"
+
+
+def test_what_vanished_from_the_list_keeps_its_token_until_another_one_has_it(clock: VirtualClock) -> None:
+    def listed(**tokens: int) -> Snapshot:
+        snapshot = Snapshot()
+        for name, token in tokens.items():
+            snapshot.add(
+                Listing(symbol=name, token=token, tick_size=Decimal(1), lot_size=1, segment="NSE", listed=True)
+            )
+        snapshot.finish()
+        return snapshot
+
+    catalogue = InstrumentCatalogue(clock)
+    catalogue.replace(listed(SBIN=1, TCS=2))
+    catalogue.replace(listed(TCS=2))
+    catalogue.replace(listed(TCS=2))
+    assert (catalogue.token("SBIN"), catalogue.find("SBIN")) == (1, None)
+    catalogue.replace(listed(TCS=2, INFY=1))
+    assert (catalogue.token("SBIN"), catalogue.token("INFY")) == (None, 1)
+    catalogue.replace(listed(SBIN=3))
+    assert catalogue.token("SBIN") == 3
 
 
 async def test_the_follower_looks_again_by_itself_until_it_is_stopped(
