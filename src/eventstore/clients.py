@@ -8,10 +8,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio import Connection, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from eventstore.errors import outages
@@ -62,13 +63,37 @@ class _Unix(_Cancellable, UnixDomainSocketConnection): ...
 _CANCELLABLE: dict[Any, Any] = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
 
 
+class _Pool(ConnectionPool):
+    """redis-py's, without the locks, events and metrics around each command, which took longer than the command."""
+
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """Connected, and with nothing left to read of an earlier command."""
+        connection: Any = self.get_available_connection()  # type: ignore[no-untyped-call]
+        try:
+            if not await self._is_ready(connection):
+                await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        self._in_use_connections.remove(connection)
+        self._available_connections.append(connection)
+
+    async def _is_ready(self, connection: Any) -> bool:
+        try:
+            return connection.is_connected and not await connection.can_read()
+        except RedisConnectionError:
+            return False
+
+
 def log_client(redis_url: str, **options: Any) -> "Redis":
     """A client for appends and for reads that do not wait. Its replies are those of the wire."""
     keepalive = {} if redis_url.startswith("unix:") else {"socket_keepalive": True}
-    client = Redis.from_url(redis_url, **_settings(_WRITER_TIMEOUT), **keepalive, **options)
-    pool = client.connection_pool
+    pool = _Pool.from_url(redis_url, **_settings(_WRITER_TIMEOUT), **keepalive, **options)
     pool.connection_class = _CANCELLABLE.get(pool.connection_class, pool.connection_class)
-    return _plain(client)
+    return _plain(Redis.from_pool(pool))
 
 
 def reader_client(client: "Redis") -> "Redis":
@@ -82,14 +107,32 @@ def sibling(client: "Redis", *, single_connection_client: bool = False, **option
     settings = {**pool.connection_kwargs, **_settings(_WRITER_TIMEOUT), **options}
     settings.pop("max_connections", None)
     connection_class = _CANCELLABLE.get(pool.connection_class, pool.connection_class)
-    own = type(pool)(connection_class=connection_class, **settings)
+    kind = _Pool if type(pool) is ConnectionPool else type(pool)
+    own = kind(connection_class=connection_class, **settings)
     return _plain(Redis.from_pool(own), single_connection_client)
 
 
 async def command(redis: "Redis", *args: Argument) -> Any:
     """The plain answer to one command, sent once. Raises LogUnavailable: whether it was done is then unknown."""
     with outages():
-        return await redis.execute_command(*args)  # type: ignore[no-untyped-call]
+        pool = getattr(redis, "connection_pool", None)
+        if not isinstance(pool, _Pool):
+            return await redis.execute_command(*args)  # type: ignore[no-untyped-call]
+        if redis.single_connection_client:
+            await redis.initialize()
+            async with redis._single_conn_lock:
+                return await _ask(redis.connection, args)
+        connection = await pool.get_connection()
+        try:
+            return await _ask(connection, args)
+        finally:
+            await pool.release(connection)
+
+
+async def _ask(connection: Any, args: Sequence[Argument]) -> Any:
+    """What `execute_command` comes down to without retries; the connection closes itself when it fails."""
+    await connection.send_packed_command(connection.pack_command(*args))
+    return await connection.read_response()
 
 
 async def commands(redis: "Redis", calls: Sequence[Sequence[Argument]]) -> list[Any]:

@@ -20,16 +20,17 @@ import msgspec
 
 from bahi.bench.figures import Figure, at, latency
 from bahi.bench.stops import PushFeed, by_stop, engine
-from bahi.bench.world import SYMBOLS, USERS, Deaf, Fsync, arm, bench_log, until
+from bahi.bench.world import SYMBOLS, USERS, Deaf, Fsync, Taken, arm, bench_log, desk_of, fill, until
 from bahi.cli.kite_sim import Customer, Running
 from brokers.instruments import BUILT_IN
 from brokers.kite.account import KiteAccount, KiteAddress
 from brokers.kite.broker import KiteBroker
 from brokers.kite.client import load
-from brokers.port import Broker, Placing
+from brokers.port import Accepted, Broker, Placing
 from domain.clock import Clock
 from domain.strategy import State
 from domain.values import DAY, OrderRequest, Price, Tick
+from eventstore.log import EventLog
 from simulation.kite.instruments import InstrumentList, built_in
 from sources.feeds.kite import KiteFeed
 
@@ -115,13 +116,17 @@ def _kite() -> Iterator[_Kite]:
 
 
 class _Broker(KiteBroker):
-    """Notes when it is called."""
+    """Notes when it is called, and the orders that Kite took."""
 
     called_at = 0.0
+    taken: list[Taken]
 
     async def place(self, request: OrderRequest) -> Placing:
         self.called_at = time.perf_counter()
-        return await super().place(request)
+        answer = await super().place(request)
+        if isinstance(answer, Accepted):
+            self.taken.append((request, answer.order_id))
+        return answer
 
 
 class _Sample:
@@ -159,6 +164,9 @@ class _Brokers:
             for user_id in range(1, USERS + 1)
             if at_kite(user_id)
         }
+        self.taken = self._deaf.taken
+        for broker in self.kite.values():
+            broker.taken = self.taken
 
     async def of(self, user_id: int) -> Broker | None:
         return self.kite.get(user_id, self._deaf)
@@ -196,8 +204,10 @@ async def _no_hints(_account: KiteAccount) -> AsyncIterator[str]:
 class _Run:
     """The engine with a market and a broker of each kind; one stop is hit after the other."""
 
-    def __init__(self, kite: _Kite, clock: Clock) -> None:
+    def __init__(self, kite: _Kite, log: EventLog) -> None:
+        clock = log.clock
         self.kite = kite
+        self.log = log
         self.clock = clock
         self.own = PushFeed()
         self.brokers = _Brokers(kite, clock, self._called)
@@ -249,7 +259,7 @@ async def _running(fsync: Fsync, armed: int, samples: int) -> AsyncIterator[tupl
             states = await arm(log, range(1, armed + 1), bought=True)
             stops = by_stop(states)[:samples]
             _stock(server, [state for state in stops if at_kite(state.user_id)])
-            run = _Run(server, log.clock)
+            run = _Run(server, log)
             kites = [state for state in states if at_kite(state.user_id)]
             others = [state for state in states if not at_kite(state.user_id)]
             wanted = {state.symbol for state in kites}
@@ -285,7 +295,7 @@ async def kite(fsync: Fsync, armed: int, samples: int) -> list[Figure]:
     own: list[float] = []
     connected: set[int] = set()
     async with _running(fsync, armed, samples) as (run, stops):
-        before = run.kite.orders()
+        before, desk = run.kite.orders(), desk_of(run.log, run.brokers)
         for state in stops:
             sample = await run.hit(state)
             if not at_kite(state.user_id):
@@ -296,7 +306,9 @@ async def kite(fsync: Fsync, armed: int, samples: int) -> list[Figure]:
             else:
                 connected.add(state.user_id)
                 first.append(sample.took)
-            await asyncio.sleep(rng.uniform(0.015, 0.025))  # until what became of the order is in the log
+            await until(lambda: bool(run.brokers.taken), PATIENCE)
+            await fill(desk, run.brokers.taken)
+            await asyncio.sleep(rng.uniform(0.01, 0.02))  # until nothing of it is left to do
         placed = run.kite.orders() - before
         if placed != len(first) + len(later):
             raise OSError(f"{placed} orders are at Kite, {len(first) + len(later)} went out")

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 
 from bahi.bench.figures import Figure, latency
-from bahi.bench.world import USERS, Deaf, Fsync, arm, bench_log, desk_of, until
+from bahi.bench.world import USERS, Deaf, Fsync, arm, bench_log, desk_of, fill, until
 from bahi.quiet import settle_memory
 from brokers.port import Brokers
 from domain.events import BuyTriggered, OrderDenied
@@ -59,6 +59,7 @@ class _Run:
         self.called: dict[int, float] = {}
         self.bought: dict[int, float] = {}
         self.denied: dict[int, str] = {}
+        self.broker = Deaf(self.on_call)
 
     def on_call(self, request: OrderRequest) -> None:
         tag = parse_tag(request.tag)
@@ -109,7 +110,7 @@ async def _engine(log: EventLog, armed: int, waiting: int) -> AsyncIterator[_Run
     states = await arm(log, range(1, armed + 1), bought=True)
     await arm(log, range(armed + 1, armed + waiting + 1), bought=False)
     run = _Run(log, states, PushFeed())
-    async with engine(log, Deaf(run.on_call), (run.feed, states)) as fanout:
+    async with engine(log, run.broker, (run.feed, states)) as fanout:
         noting = asyncio.create_task(run.note_denials(fanout.subscribe()))
         yield run
         noting.cancel()
@@ -139,10 +140,12 @@ async def stops(fsync: Fsync, armed: int, samples: int) -> list[Figure]:
     """One stop after the other, the highest of its symbol first, so that each tick hits one."""
     p50, p99 = (1.2, 3.0) if fsync == "always" else (0.6, 1.5)
     async with bench_log(fsync) as log, _engine(log, armed, 0) as run:
+        desk = desk_of(log, run.broker)
         for state in by_stop(run.states)[:samples]:
             run.hit(state)
             await until(lambda state=state: state.id in run.called, 10)  # type: ignore[misc]
-            await asyncio.sleep(0.002)
+            await fill(desk, run.broker.taken)
+            await asyncio.sleep(0.01)
         return [latency(f"tick to broker, {armed:,} armed", fsync, run.latencies(), p50=p50, p99=p99)]
 
 

@@ -15,20 +15,24 @@ from msgspec.structs import replace
 from bahi.clock import SystemClock
 from bahi.servers import EmbeddedRedis
 from brokers.instruments import BUILT_IN
-from brokers.port import Accepted, BookOrder, BrokerPosition, Brokers, Changing, Done, Placing, Trade
+from brokers.port import Accepted, BookOrder, BookStatus, BrokerPosition, Brokers, Changing, Done, Placing, Trade
 from domain.calendar import AlwaysOpenCalendar
 from domain.events import StrategyCreated, StrategyRunning, StrategyStarted
 from domain.facts import Policy
 from domain.strategy import State, fold, initial
+from domain.tags import parse_tag
 from domain.values import MINUTE, Config, Instant, OrderRequest, Price, Product
 from eventstore.envelope import NewEvent
 from eventstore.log import EventLog
 from eventstore.open import open_log
+from handlers.decider import Wake
 from handlers.desk import Desk
+from handlers.effects import record
+from handlers.outcomes import booked
 from projections.runtime import DEFAULTS, encode_state
 from simulation.market import DEFAULT_SYMBOLS
 
-__all__ = ["SYMBOLS", "USERS", "Deaf", "Fsync", "arm", "bench_log", "created", "desk_of"]
+__all__ = ["SYMBOLS", "USERS", "Deaf", "Fsync", "Taken", "arm", "bench_log", "created", "desk_of", "fill"]
 
 Fsync = Literal["always", "everysec"]
 SYMBOLS = tuple(DEFAULT_SYMBOLS)[:20]
@@ -49,6 +53,10 @@ async def bench_log(fsync: Fsync) -> AsyncIterator[EventLog]:
             await log.aclose()
 
 
+Taken = tuple[OrderRequest, str]
+"""An order that the broker took, and its id there."""
+
+
 class Deaf:
     """A broker, and its own directory, that takes every order at once and tells when."""
 
@@ -58,6 +66,7 @@ class Deaf:
     def __init__(self, called: Callable[[OrderRequest], None]) -> None:
         self._called = called
         self._orders = 0
+        self.taken: list[Taken] = []
 
     async def of(self, user_id: int) -> "Deaf":
         return self
@@ -68,6 +77,7 @@ class Deaf:
     async def place(self, request: OrderRequest) -> Placing:
         self._called(request)
         self._orders += 1
+        self.taken.append((request, str(self._orders)))
         return Accepted(str(self._orders))
 
     async def modify(self, order_id: str, *, price: Price) -> Changing:
@@ -101,6 +111,29 @@ def desk_of(log: EventLog, brokers: Brokers) -> Desk:
         brokers=brokers,
         known={},
     )
+
+
+async def fill(desk: Desk, taken: list[Taken]) -> None:
+    """Writes that these orders traded, as a poller would: else they would be chased, in the middle of what is measured.
+    None of them is left in the list."""
+    while taken:
+        request, order_id = taken.pop()
+        tag = parse_tag(request.tag)
+        assert tag is not None  # noqa: S101 (we made it)
+        row = BookOrder(
+            order_id=order_id,
+            tag=request.tag,
+            symbol=request.symbol,
+            side=request.side,
+            product=request.product,
+            quantity=request.quantity,
+            filled=request.quantity,
+            average_price=Decimal(100),
+            price=request.price,
+            status=BookStatus.COMPLETE,
+            placed_at=desk.clock.now(),
+        )
+        await record(desk, tag.strategy_id, lambda state, _: booked(state, request.tag, row), Wake())  # noqa: B023
 
 
 def created(strategy_id: int) -> Config:
