@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from domain.events import CancelRequested, Intent, ModifyRequested, StrategyStarted
+from domain.rules.acts import uneasy
 from domain.strategy import State
 from eventstore.clients import command
 from eventstore.entries import PAGE, EntryArchive, check_log, stream_entries
@@ -140,7 +141,7 @@ class _Causes:
             return None
         cause = (event.cause if isinstance(event, Intent) else "") or it.causation_id
         if not cause:
-            waiting = state is not None and (state.alive or state.unresolved or state.surfaced != 0)
+            waiting = state is not None and (state.alive or state.unresolved or uneasy(state))
             return None if waiting else f"{event.type} names no cause, and the strategy was waiting for nothing"
         now, before = self._of_strategy.get(it.strategy_id, _NOTHING)
         if cause in now or cause in before or cause in self._of_user.get(it.user_id, ()):

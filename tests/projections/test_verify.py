@@ -2,8 +2,8 @@
 
 import pytest
 
-from domain.events import CancelRequested, StrategyReady, StrategyUpdated
-from domain.values import Kind
+from domain.events import CancelRequested, StrategyReady, StrategyStopRequested, StrategyUpdated
+from domain.values import Exit, Kind
 from eventstore.clients import command
 from eventstore.envelope import NewEvent, encode
 from projections.fold import Difference, Report, compare_live, verify
@@ -127,6 +127,13 @@ async def test_an_effect_must_name_what_caused_it(lived: World) -> None:
     await lived.create(4)
     unfounded = (await lived.append(4, cancel)).positions[0]
     assert _told(await verify(lived.log)) == [(position, "cause"), (unfounded, "cause")]
+
+
+async def test_a_square_off_may_wait_for_a_session_after_the_run_has_ended(lived: World) -> None:
+    await lived.end(2, Exit.ABORT)
+    await lived.blind(2, StrategyStopRequested(square_off=True))
+    await lived.intend(2, Kind.SELL, cause="")  # time, for which it waited with shares that nobody could sell
+    assert _told(await verify(lived.log)) == []
 
 
 async def test_a_runtime_that_expired_is_not_missed(lived: World) -> None:
