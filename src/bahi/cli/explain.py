@@ -23,10 +23,14 @@ from bahi.cli.common import (
 if TYPE_CHECKING:
     from bahi.cli.reader import Reader
     from bahi.cli.story import Story
+    from domain.values import Instant
     from eventstore.envelope import Recorded
     from eventstore.log import EventLog
 
 __all__ = ["explain"]
+
+INTENT = b"EXECUTE_"
+"""In the envelope of an order's intent: those of others are only counted, not read."""
 
 
 def explain(
@@ -54,8 +58,11 @@ async def _explain(settings: Any, order: str, json: bool) -> None:
         logs = reader.logs if parts is None else await reader.logs_of(parts.strategy_id)
         for log in logs:
             mine = tag or await _tag_of(log, order, quiet=json)
-            if mine and (history := await _history(log, mine, quiet=json)):
-                story = tell(mine, history, reader.times)
+            if not mine:
+                continue
+            history, others = await _history(log, mine, quiet=json)
+            if history:
+                story = tell(mine, history, reader.times, others)
                 if story is not None:
                     if json:
                         print_json(as_object(story, reader.times, reader.places, log.keys.partition))
@@ -91,8 +98,9 @@ async def _tag_of(log: "EventLog", order_id: str, *, quiet: bool) -> str:
     return found
 
 
-async def _history(log: "EventLog", tag: str, *, quiet: bool) -> "list[Recorded]":
-    """Everything that happened to the order's strategy, and to its user as a whole."""
+async def _history(log: "EventLog", tag: str, *, quiet: bool) -> "tuple[list[Recorded], list[Instant]]":
+    """Everything that happened to the order's strategy, and to its user as a whole; and when orders of the user's
+    other strategies were decided."""
     from domain.tags import parse_tag
     from eventstore.entries import read_entries
     from eventstore.envelope import decode, owner_of
@@ -100,8 +108,9 @@ async def _history(log: "EventLog", tag: str, *, quiet: bool) -> "list[Recorded]
 
     parts = parse_tag(tag)
     if parts is None:
-        return []
+        return [], []
     told: list[Recorded] = []
+    placed: list[tuple[int, Instant]] = []
     user_id, last = 0, await log.last_position()
     with bar("reading its story", hidden=quiet) as progress:
         async for page in read_entries(log):
@@ -109,6 +118,8 @@ async def _history(log: "EventLog", tag: str, *, quiet: bool) -> "list[Recorded]
                 owner = owner_of(raw.envelope)
                 of_strategy = owner.strategy_id == parts.strategy_id
                 user_id = user_id or (owner.user_id if of_strategy else 0)
+                if not of_strategy and owner.strategy_id and INTENT in raw.envelope:
+                    placed.append((owner.user_id, raw.recorded_at))
                 if not of_strategy and (owner.strategy_id or not user_id or owner.user_id != user_id):
                     continue
                 try:
@@ -116,7 +127,7 @@ async def _history(log: "EventLog", tag: str, *, quiet: bool) -> "list[Recorded]
                 except CorruptEvent:
                     continue  # `bahi verify` names it; here the others tell what they can
             progress(page[-1].position, last)
-    return told
+    return told, [at for owner_id, at in placed if owner_id == user_id]
 
 
 def _show(reader: "Reader", partition: int, story: "Story") -> None:

@@ -12,11 +12,13 @@ from bahi.cli.times import Times
 from domain import events as e
 from domain.strategy import State, apply, initial
 from domain.tags import parse_tag
-from domain.values import Duration, Final, Kind, Side
+from domain.values import SECOND, Duration, Final, Instant, Kind, Side
 from eventstore.envelope import Recorded
 
 __all__ = ["Step", "Story", "as_object", "tell"]
 
+WAITED: Duration = SECOND // 2
+"""A decision that much after its trigger was held up."""
 AFTERWARDS = 12
 """Events after the end that are told."""
 
@@ -70,8 +72,9 @@ _NAMES: dict[type[e.Event], str] = {
 }
 
 
-def tell(tag: str, history: Sequence[Recorded], times: Times) -> Story | None:
-    """The story of the order with this tag; None if these events do not have it."""
+def tell(tag: str, history: Sequence[Recorded], times: Times, others: Sequence[Instant] = ()) -> Story | None:
+    """The story of the order with this tag; None if these events do not have it. `others`: when the account's other
+    orders were decided, which an order may have to wait for."""
     found = next((n for n, it in enumerate(history) if isinstance(it.event, e.Intent) and it.event.tag == tag), None)
     if found is None:
         return None
@@ -80,7 +83,7 @@ def tell(tag: str, history: Sequence[Recorded], times: Times) -> Story | None:
     assert isinstance(event, e.Intent)  # noqa: S101 (that is what was looked for)
     assert parts is not None  # noqa: S101 (an intent's tag is ours)
     before = _before(history[:found], parts.strategy_id, intent.user_id)
-    cause = _cause(history[:found], event.cause or intent.causation_id)
+    cause = _cause(history[:found], event.cause or intent.causation_id) or _trigger(history[:found], event, parts.run)
     say = Summaries(times)
     mine = [it for it in history if getattr(it.event, "tag", None) == tag]
     end = next((it for it in mine if isinstance(it.event, e.OrderFinalized)), None)
@@ -113,6 +116,7 @@ def tell(tag: str, history: Sequence[Recorded], times: Times) -> Story | None:
         checks=checks,
         sentences=[
             _cause_sentence(cause, intent, event, times),
+            *_wait_sentence(cause, intent, event, others),
             _checks_sentence(checks),
             _request_sentence(intent, event, parts.number, times),
             *_outcome_sentences(mine, intent, filled, price),
@@ -137,6 +141,22 @@ def _before(history: Sequence[Recorded], strategy_id: int, user_id: int) -> Stat
 
 def _cause(history: Sequence[Recorded], event_id: str) -> Recorded | None:
     return next((it for it in reversed(history) if event_id and it.event_id == event_id), None)
+
+
+def _trigger(history: Sequence[Recorded], event: e.Intent, run: int) -> Recorded | None:
+    """What the first order of a kind was due by, when time alone woke its decision: it had to wait."""
+    if event.attempt > 1:
+        return None
+    kinds: dict[Kind, type[e.BuyTriggered | e.SellTriggered | e.StoplossTriggered]] = {
+        Kind.BUY: e.BuyTriggered,
+        Kind.SELL: e.SellTriggered,
+        Kind.STOPLOSS: e.StoplossTriggered,
+    }
+    kind = kinds.get(event.kind)
+    for it in reversed(history):
+        if kind is not None and isinstance(it.event, kind) and it.event.run == run:
+            return it
+    return None
 
 
 def _then(history: Sequence[Recorded], tag: str, after: int) -> list[Recorded]:
@@ -219,6 +239,19 @@ def _cause_sentence(cause: Recorded | None, intent: Recorded, event: e.Intent, t
             )
         case _:
             return f"{cause.event.type} at {times.full(cause.recorded_at)} woke the strategy, and it was decided {why}."
+
+
+def _wait_sentence(cause: Recorded | None, intent: Recorded, event: e.Intent, others: Sequence[Instant]) -> list[str]:
+    """An order that was due and decided much later, while others of its account went out, waited for its turn."""
+    triggers = e.BuyTriggered | e.SellTriggered | e.StoplossTriggered
+    if cause is None or not isinstance(cause.event, triggers) or event.attempt > 1:
+        return []
+    waited = intent.recorded_at - cause.recorded_at
+    before = sum(cause.recorded_at <= at <= intent.recorded_at for at in others)
+    if waited < WAITED or not before:
+        return []
+    orders = "one other order of the account was" if before == 1 else f"{before} other orders of the account were"
+    return [f"It waited {duration(waited)} for its turn: {orders} placed meanwhile, and the broker takes only so many."]
 
 
 def _checks_sentence(checks: dict[str, str]) -> str:
