@@ -30,8 +30,8 @@ __all__ = ["KiteFeed"]
 
 BACKLOG: Final = 64
 """Batches (a frame's ticks each) that may wait for the reader."""
-ASK_EVERY: Final[Duration] = 5 * SECOND
-"""How often an account is asked for while there is none to use."""
+ASK_EVERY: Final[Duration] = SECOND
+"""How often an account is asked for while there is none to use: who has just connected may buy in some seconds."""
 REFUSED_PAUSE: Final[Duration] = 60 * SECOND
 FORCED_PAUSE: Final[Duration] = 30 * SECOND
 """Between two connections made anew because somebody asked: quiet symbols look like a dead feed."""
