@@ -87,7 +87,7 @@ class Process:
         given = [] if port is None else ["--port", str(port)]
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.popen = subprocess.Popen(
-                [BAHI, "run", *roles, "--home", house.home, *given],
+                [*house.command, "run", *roles, "--home", house.home, *given],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -101,8 +101,11 @@ class Process:
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """The log lines of this name so far."""
-        found = (json.loads(line) for line in self.out.read_text().splitlines() if line.startswith("{"))
-        return [line for line in found if line["event"] == event]
+        return [line for line in self.every_line() if line["event"] == event]
+
+    def every_line(self) -> list[dict[str, Any]]:
+        """The log so far."""
+        return [json.loads(line) for line in self.out.read_text().splitlines() if line.startswith("{")]
 
     def check(self) -> None:
         assert self.lives or self.ended, f"{self.name} ended with {self.popen.returncode}: {self.said()}"
@@ -144,6 +147,7 @@ class House:
     def __init__(self, **settings: str) -> None:
         await_a_long_day()
         self.home = Path(tempfile.mkdtemp(prefix="bahi-e2e-"))
+        self.command: list[str | Path] = [BAHI]
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.numbers = itertools.count(1)
@@ -224,7 +228,7 @@ class House:
         found = [self.redis().hget(Keys().runtime(each), "status") for each in strategies]
         return set(found) == {b"stopped"}
 
-    def books(self) -> tuple[list[Row], list[Trade]]:
+    def books(self) -> tuple[list[Any], list[Trade]]:
         """The orders and the trades of all traders at the paper broker."""
 
         async def read() -> tuple[list[Row], list[Trade]]:
@@ -242,12 +246,16 @@ class House:
 
         return asyncio.run(read())
 
+    def owners(self, rows: Iterable[Any]) -> dict[str, int]:
+        """Whose account each is."""
+        return {row.account: int(row.account.removeprefix("PAPER-")) for row in rows}
+
     def audit(self, *, finished: bool = True) -> "Audit":
         """Reads the whole log and the whole book, and checks every invariant that can be seen from outside; with
         `finished` also that every run has ended and every order is final."""
         return asyncio.run(self._audit(*self.books(), finished))
 
-    async def _audit(self, rows: list[Row], trades: list[Trade], finished: bool) -> "Audit":
+    async def _audit(self, rows: list[Any], trades: list[Trade], finished: bool) -> "Audit":
         log = await open_log(self.redis_url, clock=SystemClock(), defaults=DEFAULTS)
         try:
             _, live, corrupt = await live_states(log)
@@ -262,7 +270,7 @@ class House:
                         unreadable.append(error.position)
         finally:
             await log.aclose()
-        accounts = {row.account: int(row.account.removeprefix("PAPER-")) for row in rows}
+        accounts = self.owners(rows)
         checker = Checker(records, rows, trades, log_id=log.log_id, accounts=accounts, unreadable=frozenset(unreadable))
         checker.check()
         if not unreadable:
@@ -276,7 +284,7 @@ class Audit:
     """What the log and the book said."""
 
     def __init__(
-        self, records: list[Recorded], rows: list[Row], trades: list[Trade], live: dict[int, State], checker: Checker
+        self, records: list[Recorded], rows: list[Any], trades: list[Trade], live: dict[int, State], checker: Checker
     ) -> None:
         self.records = records
         self.rows = rows
