@@ -332,6 +332,35 @@ async def test_hints_are_those_of_the_account(make: Make, serve: Serve) -> None:
     assert [hint async for hint in make(serve(serving())).updates()] == ["AB1234"]
 
 
+async def test_hints_end_with_the_session_whose_stream_kite_may_keep_open_for_long(told: Told) -> None:
+    ended = asyncio.Event()
+
+    async def hints(account: KiteAccount) -> AsyncIterator[str]:
+        try:
+            yield "151220000000000"
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    broker = KiteBroker(
+        account(),
+        KiteAddress(),
+        clock=told.clock,
+        instruments=INSTRUMENTS,
+        gate=told.gate,
+        refused=told.refused.append,
+        hints=hints,
+    )
+    updates = broker.updates()
+    assert await anext(updates) == "151220000000000"
+    waiting = asyncio.ensure_future(anext(updates))
+    await broker.aclose()
+    with pytest.raises(SessionExpired):
+        await waiting
+    assert ended.is_set()
+    assert told.refused == []
+
+
 async def test_an_oddity_of_the_book_is_logged_once(make: Make, serve: Serve) -> None:
     row = (
         b'{"order_id":"1","status":"NOVEL","exchange":"NSE","tradingsymbol":"SBIN","transaction_type":"BUY",'

@@ -1,7 +1,8 @@
 """The `Broker` port over Kite: one adapter for one session of one account."""
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any, Final, TypeVar
@@ -38,6 +39,7 @@ TAG: Final = re.compile(r"[A-Za-z0-9]{1,20}")
 QUOTES_AT_ONCE: Final = 500
 AUTOMATIC: Final = Decimal(-1)
 SESSION_OVER: Final = "the session ended at 06:00 IST; log in at Kite again"
+SESSION_CLOSED: Final = "the session is closed here: it was replaced, or the account disconnected"
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +75,7 @@ class KiteBroker:
         self._limits = limits
         self._on_order_written = on_order_written
         self._clients = KiteClients(account, address, executor=executor)
+        self._closed = asyncio.Event()
         self._noticed: set[tuple[str, ...]] = set()
 
     def __repr__(self) -> str:
@@ -209,10 +212,34 @@ class KiteBroker:
     # --- the rest
 
     def updates(self) -> AsyncIterator[str]:
-        return self._hints(self._account)
+        """Raises SessionExpired when the session is closed here: the stream of a session that was replaced, or that the
+        user has disconnected, is not listened to any more, though Kite may keep it open until the morning."""
+        return self._updates(self._hints(self._account))
+
+    async def _updates(self, hints: AsyncIterator[str]) -> AsyncGenerator[str, None]:
+        closed = asyncio.create_task(self._closed.wait(), name="session closed")
+        coming: asyncio.Future[str | None] | None = None
+        try:
+            while True:
+                coming = asyncio.ensure_future(_next(hints))
+                await asyncio.wait({coming, closed}, return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    raise SessionExpired(SESSION_CLOSED)
+                hint = coming.result()
+                if hint is None:
+                    return
+                yield hint
+        finally:
+            tasks = [each for each in (coming, closed) if each is not None]
+            for each in tasks:
+                each.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if isinstance(hints, AsyncGenerator):
+                await hints.aclose()
 
     async def aclose(self) -> None:
         """Calls under way are answered first. Later ones are not sent."""
+        self._closed.set()
         await self._clients.aclose()
 
     @property
@@ -228,6 +255,10 @@ class KiteBroker:
 
 
 MOST_NOTICES: Final = 1_000
+
+
+async def _next(hints: AsyncIterator[str]) -> str | None:
+    return await anext(hints, None)
 
 
 def _refusal(reason: Reason, text: str) -> NotPlaced:
