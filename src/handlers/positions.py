@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import msgspec
+import structlog
 
 from brokers.port import BookOrder, Broker, BrokerError
 from domain.events import AlertTriggered
@@ -25,6 +26,8 @@ CHECK_EVERY = 30 * SECOND
 
 Holding = tuple[str, Product]
 
+log = structlog.get_logger(__name__)
+
 
 def net_fills(rows: Iterable[BookOrder]) -> Counter[Holding]:
     """Net quantity of the fills, by symbol and product."""
@@ -38,6 +41,11 @@ def encode_foreign(net: Mapping[Holding, Quantity]) -> bytes:
     return msgspec.json.encode({f"{symbol}|{product}": quantity for (symbol, product), quantity in sorted(net.items())})
 
 
+def _explained(expected: Quantity, settled: Quantity, there: Quantity) -> bool:
+    """What was settled may be among the others' fills, and is counted twice then, or not (a conversion is no fill)."""
+    return min(expected, expected + settled) <= there <= max(expected, expected + settled)
+
+
 class AccountPositions:
     """Watches one user's account beside its poller."""
 
@@ -47,6 +55,8 @@ class AccountPositions:
         self._written: bytes | None = None
         self._checked_at: Instant = 0
         self._differed: dict[Holding, tuple[Quantity, Quantity]] = {}
+        self._unread = ""
+        """Why the positions could not be read the last time."""
 
     async def note(self, foreign: Iterable[BookOrder]) -> None:
         """Keeps what a reading of the book shows of others' orders. Raises LogUnavailable."""
@@ -67,17 +77,23 @@ class AccountPositions:
             return
         try:
             there = {(each.symbol, each.product): each.quantity for each in await broker.positions()}
-        except BrokerError:
-            return  # no reading: the next one will tell
+        except BrokerError as error:  # no reading: the next one will tell, unless it is for ever
+            if (why := f"{type(error).__name__}: {error}") != self._unread:
+                log.warning("positions_not_read", user_id=self._user_id, why=why)
+                self._unread = why
+            return
+        self._unread = ""
         expected = net_fills(foreign)
+        settled: Counter[Holding] = Counter()
         today = self._desk.calendar.wall(now).date()
         for state in states:
             if state.session_date == today:
                 expected[state.symbol, state.product] += state.open_quantity + state.surfaced
+                settled[state.symbol, state.product] += state.settled
         differing = {
             holding: (expected[holding], there.get(holding, 0))
             for holding in {(state.symbol, state.product) for state in states if state.session_date == today}
-            if expected[holding] != there.get(holding, 0)
+            if not _explained(expected[holding], settled[holding], there.get(holding, 0))
         }
         for holding, quantities in differing.items():
             if self._differed.get(holding) == quantities:
@@ -86,9 +102,9 @@ class AccountPositions:
 
     async def _states(self) -> list[State] | None:
         """All of the user's strategies; None while one cannot be read, which whoever decides on it will repair."""
-        log = self._desk.log
+        store = self._desk.log
         try:
-            loaded = await log.load_many(await user_strategies(log, self._user_id))
+            loaded = await store.load_many(await user_strategies(store, self._user_id))
             return [decode_state(each.strategy_id, each.strategy, each.runtime) for each in loaded]
         except (CorruptState, UnicodeDecodeError):
             return None

@@ -1,8 +1,9 @@
 """What is in the account and not ours: exits are clipped to it, and a difference that stays is alerted."""
 
 import pytest
+from structlog.testing import capture_logs
 
-from brokers.port import BrokerPosition
+from brokers.port import BrokerPosition, BrokerUnavailable
 from domain.events import AlertTriggered, ExecuteSell, PositionSettled
 from domain.values import SECOND, Code, OrderRequest, Product, Side, Tag
 from handlers.decider import Wake, decided, take_turn
@@ -62,3 +63,31 @@ async def test_what_agrees_is_not_alerted(world: World) -> None:
         await world.watch()
         await world.wait_until(world.clock.now() + 31 * SECOND)
     assert await _alerts(world, Code.POSITION_MISMATCH) == []
+
+
+async def test_what_was_sold_by_hand_and_settled_is_no_difference(world: World) -> None:
+    strategy = await world.bought()
+    await _by_hand(world, Side.SELL, 4)
+    await world.watch()
+    settled = PositionSettled(quantity=4, how="by hand")
+    await take_turn(world.desk, strategy, lambda state, _: decided(state, [settled]), Wake())
+    for _ in range(4):
+        await world.watch()
+        await world.wait_until(world.clock.now() + 31 * SECOND)
+    assert await _alerts(world, Code.POSITION_MISMATCH) == []
+    await world.sell(strategy)
+    await world.finish()
+    assert [intent.request.quantity for intent in await world.of_type(ExecuteSell)] == [6]
+
+
+async def test_positions_that_cannot_be_read_are_told_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def positions(broker: HookedBroker) -> list[BrokerPosition]:
+        raise BrokerUnavailable("a row that cannot be understood")
+
+    await world.bought()
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(HookedBroker, "positions", positions)
+        for _ in range(3):
+            await world.wait_until(world.clock.now() + 31 * SECOND)
+            await world.watch()
+    assert [line["event"] for line in logs].count("positions_not_read") == 1
