@@ -17,6 +17,7 @@ from eventstore.envelope import Raw, Recorded, decode
 from eventstore.errors import LogHole, LogLost, LogUnavailable
 from eventstore.keys import CLASSES, Keys
 from eventstore.reading import Archive, parse, read_pages
+from eventstore.waiting import others_first
 
 __all__ = ["follow"]
 
@@ -63,6 +64,7 @@ async def _live(reader: "Redis", keys: Keys, epoch: str, after: int, page: int) 
         # While something is missing the streams are asked all at once; a wait may answer for one stream only.
         complete = bool(held)
         reply = await _xread(reader, keys, cursor, page, wait=not held)
+        await others_first()  # a worker of this process may have had its answer in the same moment
         for name, entries in reply:
             stream = keys.class_of(name)
             for entry in entries:

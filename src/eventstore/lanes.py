@@ -21,6 +21,7 @@ from eventstore.keys import CLASSES
 from eventstore.locks import StrategyLocks
 from eventstore.log import EventLog
 from eventstore.slots import Slots
+from eventstore.waiting import others_first
 
 __all__ = ["Delivery", "Lanes", "Undecodable"]
 
@@ -171,6 +172,7 @@ class Lanes:
                 self._slots.give(inbox.stream, free - used)
             if idle and not self._stopping.is_set():
                 await self._dispatch(reader, inbox, await inbox.new(reader, 1, BLOCK_MS), work)
+            await others_first()
 
     async def _drain(self, reader: "Redis", inbox: Inbox, work: asyncio.TaskGroup) -> None:
         """What this consumer got and did not finish, as after a crash or a lost reply."""

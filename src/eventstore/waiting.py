@@ -1,9 +1,14 @@
-"""Waiting for whichever comes first: a hint, a stop, or time."""
+"""Waiting for whichever comes first: a hint, a stop, or time; and standing back for others."""
 
 import asyncio
 from collections.abc import Awaitable
 
-__all__ = ["either"]
+__all__ = ["either", "others_first"]
+
+
+async def others_first() -> None:
+    """Whatever is ready goes first: for a reader that has just made work for others, and would ask for more."""
+    await asyncio.sleep(0)
 
 
 async def either(*waits: Awaitable[object]) -> None:
