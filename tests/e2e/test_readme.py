@@ -1,5 +1,6 @@
 """The README's worked example, run as it stands there, and its commands, called as they stand there."""
 
+import json
 import os
 import re
 import subprocess
@@ -53,9 +54,33 @@ def test_the_example_buys_and_sells_and_the_commands_tell_of_it(house: House) ->
     (commands,) = [block for block in blocks() if "bahi events" in block]
     lines = [line.split("#")[0].strip() for line in commands.splitlines() if line.strip()]
     assert [line.split()[1] for line in lines] == [
-        *("events", "explain", "replay", "verify", "rebuild", "parked", "doctor", "bench")
+        *("events", "explain", "replay", "verify", "rebuild", "parked", "instruments", "doctor", "bench")
     ]
     tag = re.findall(r'"tag":"([A-Z0-9]{20})"', told)[0]
     for line in lines:
         if line.split()[1] in {"events", "explain", "replay", "verify", "parked"}:
             shell(house, line.replace("TAG", tag).replace("--at 09:20", ""))
+
+
+def test_the_example_trades_at_the_simulated_kite(tmp_path: Path) -> None:
+    (example,) = [block for block in blocks() if "/auth/register" in block]
+    (connect,) = [block for block in blocks() if '"broker": "kite"' in block]
+    (paper,) = [line for line in example.splitlines() if line.startswith("post /broker/connect")]
+    with subprocess.Popen(
+        [BAHI, "kite-sim", "--json", "--port", "0", "--ws-port", "0"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+    ) as kite:
+        assert kite.stdout is not None
+        said = json.loads(kite.stdout.readline())
+        house = House(KITE_ROOT=said["root"], KITE_WS_ROOT=said["ws_root"])
+        try:
+            house.start().ready()
+            house.await_ready()
+            token = said["customers"][0]["access_token"]
+            told = shell(house, example.replace(paper, connect.replace("ACCESS-TOKEN", token)))
+        finally:
+            house.close()
+            kite.terminate()
+    assert "running bought" in told
+    assert "stopped sold" in told
+    assert told.count('"status":"complete"') == 2
+    assert '"broker_user_id":"AB0001"' in told

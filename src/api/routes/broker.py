@@ -29,6 +29,7 @@ from api.writes import Write, write
 from brokers.port import BrokerUnavailable
 from domain.calendar import wall
 from domain.events import BrokerAuthFailed, BrokerAuthSuccess, BrokerKeySubmitted
+from domain.values import SECOND, Duration
 
 __all__ = ["PaperLogin", "router"]
 
@@ -37,6 +38,8 @@ router: Final = APIRouter(tags=["broker"])
 _log = structlog.get_logger(__name__)
 
 KITE: Final = BrokerName.KITE.value
+LISTED_WITHIN: Final[Duration] = 5 * SECOND
+LOOK_EVERY: Final[Duration] = SECOND // 20
 _SHARED: Final = (
     "another user's Kite account leaves from the same address ({egress}). NSE's rules for retail algorithms, in force "
     "since 2026-04-01, tie a registered static IP to one client and let only a family share one: give this account an "
@@ -101,7 +104,16 @@ async def connect_broker(attempt: Write[ConnectBroker]) -> Response:
     account = await deps.accounts.get(user_id)
     if account is None:
         raise Problem(409, "DISCONNECTED", "the account was disconnected at the same moment")
+    await _until_listed(deps)
     return answers.json(_state(account, wall(deps.clock.now())))
+
+
+async def _until_listed(deps: Dependencies) -> None:
+    """The first session of an installation fetches the instruments: a strategy can be created as soon as this answers.
+    If it takes long, creating one says so."""
+    until = deps.clock.now() + LISTED_WITHIN
+    while not deps.instruments.loaded and deps.clock.now() < until:
+        await deps.clock.sleep(LOOK_EVERY)
 
 
 @router.get("/broker", operation_id="get_broker", **operation(answers={200: BrokerState}, problems=(404,)))
