@@ -23,10 +23,12 @@ from domain.events import (
 )
 from domain.facts import Facts
 from domain.order_fold import UNANSWERED
+from domain.rules.acts import alert
 from domain.strategy import Order, State, evolve
-from domain.values import Denial, Doubt, Final, Phase, Tag
+from domain.values import Code, Denial, Doubt, Final, Phase, Tag
 
 UNSETTLED = (Phase.SENDING, Phase.UNKNOWN)
+OF_ANOTHER_DAY = "it is of an earlier day, which the order book does not show: look at the holdings, and settle"
 
 
 def placing(state: State, intent: Intent, answer: Placing, facts: Facts) -> tuple[Event, ...]:
@@ -145,10 +147,14 @@ def _ended(tag: Tag, row: BookOrder) -> tuple[Event, ...]:
             return ()
 
 
-def absent(state: State, sought: Order) -> tuple[Event, ...]:
+def absent(state: State, sought: Order, facts: Facts) -> tuple[Event, ...]:
     """The book was read often and long enough for the doubt that there was, and the order is not there: it is given up
-    (and stays watched)."""
+    (and stays watched). The book is of one day: of an order of an earlier one, somebody must look at what is held."""
     order = state.find(sought.tag)
     if order is None or order.phase is not Phase.UNKNOWN or order.doubt is not sought.doubt:
         return ()
-    return (OrderFinalized(tag=order.tag, final=Final.NOT_PLACED),)
+    finalized = OrderFinalized(tag=order.tag, final=Final.NOT_PLACED)
+    if facts.calendar.wall(order.at).date() == facts.calendar.wall(facts.now).date():
+        return (finalized,)
+    told = {"tag": order.tag, "kind": order.kind, "symbol": state.symbol, "quantity": str(order.quantity)}
+    return finalized, alert(facts, Code.OUTCOME_UNKNOWN, told | {"cure": OF_ANOTHER_DAY})

@@ -141,7 +141,7 @@ class Poller:
             return 0
         if not self._searches.missed(order, asked_at):
             return 0
-        await record(self._desk, strategy_id, lambda now, _: outcomes.absent(now, order), Wake())
+        await record(self._desk, strategy_id, lambda now, facts: outcomes.absent(now, order, facts), Wake())
         self._searches.settled(order.tag)
         return 1
 

@@ -103,6 +103,25 @@ async def test_nothing_follows_from_a_reading_that_lacks_an_order_which_was_ther
     assert len(await _alerts(world)) == 1
 
 
+@pytest.mark.parametrize("kind", [Kind.BUY, Kind.SELL])
+async def test_the_book_of_another_day_proves_nothing_so_somebody_is_told_to_look(
+    open_world: OpenWorld, kind: Kind
+) -> None:
+    lost = {Kind.BUY: 1, Kind.SELL: 2}[kind]
+    world = await open_world(plan=ScriptedPlan([(lost, Script(lost=Lost(surfaces=None)))]))
+    strategy = await (world.running if kind is Kind.BUY else world.bought)(product=Product.CNC)
+    await (world.buy if kind is Kind.BUY else world.sell)(strategy)
+    await world.settle()
+    world.connected.clear()
+    world.polling = False
+    world.clock.set(OPENING + 3 * 24 * HOUR)
+    world.connected.add(USER)
+    world.polling = True
+    await world.pass_time(30 * MINUTE, until=lambda: _ended(world))
+    alerts = [a for a in await world.of_type(AlertTriggered) if a.code is Code.OUTCOME_UNKNOWN and "cure" in a.facts]
+    assert [(alert.facts["kind"], "holdings" in alert.facts["cure"]) for alert in alerts] == [(kind, True)]
+
+
 async def _ended(world: World) -> bool:
     return all(not state.alive for state in (await world.states()).values())
 
