@@ -42,6 +42,10 @@ def success(data: Any, status: int = 200) -> Reply:
 # --- accepted
 
 
+UNCOUNTED = ("ORDER_LIMIT", "MARKET_CLOSED", "CIRCUIT", "PRICE_TOO_FAR")
+"""They say nothing of the order."""
+
+
 @pytest.mark.parametrize("order_id", [ORDER_ID, "220524001859672", int(ORDER_ID)])
 def test_an_order_id_means_accepted_exactly_as_it_is(order_id: str | int) -> None:
     assert placing(success({"order_id": order_id})) == Accepted(str(order_id))
@@ -137,7 +141,7 @@ def test_a_refusal_gives_its_reason_and_whether_asking_again_may_help(reply: Rep
     answer = placing(reply)
     assert isinstance(answer, NotPlaced)
     assert (answer.reason, answer.curable, answer.session) == (reason, curable, False)
-    assert answer.counted is (reason not in ("ORDER_LIMIT", "MARKET_CLOSED")), "they say nothing of the order"
+    assert answer.counted is (reason not in UNCOUNTED)
 
 
 def test_the_largest_order_is_told_where_the_text_has_it() -> None:

@@ -7,7 +7,8 @@ any other the generic one of its type; nothing is ever taken for placed or not p
 open, so what is not understood is curable: some more attempts cost little, and none of them can exist twice.
 
 *Counted* means that the refusal says something of the order, so that some of them are enough. What was never sent, a
-broker or a market that takes nothing at the moment, and used up limits say nothing of it.
+broker or a market that takes nothing at the moment, and used up limits say nothing of it. Nor do the price bands: a
+stop-loss in a falling market runs into them, and must not be given up for it after three seconds.
 """
 
 import re
@@ -72,7 +73,14 @@ _CURABLE: Final = frozenset(
 )
 
 _UNCOUNTED: Final = frozenset(
-    {Reason.BROKER_UNREACHABLE, Reason.TOO_MANY_REQUESTS, Reason.ORDER_LIMIT, Reason.MARKET_CLOSED}
+    {
+        Reason.BROKER_UNREACHABLE,
+        Reason.TOO_MANY_REQUESTS,
+        Reason.ORDER_LIMIT,
+        Reason.MARKET_CLOSED,
+        Reason.CIRCUIT,
+        Reason.PRICE_TOO_FAR,
+    }
 )
 
 # The first that fits counts. Sources: Kite's forum, its published mock responses, logs.
