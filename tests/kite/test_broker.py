@@ -244,7 +244,7 @@ async def test_after_closing_nothing_is_sent(make: Make, serve: Serve) -> None:
     await broker.aclose()
     answer = await broker.place(asked())
     assert isinstance(answer, NotPlaced)
-    assert (answer.reason, answer.curable) == ("BROKER_UNREACHABLE", True)
+    assert (answer.reason, answer.curable, answer.counted) == ("BROKER_UNREACHABLE", True, False)
     with pytest.raises(BrokerUnavailable):
         await broker.orders()
     assert server.visits == []
