@@ -1,5 +1,6 @@
 """The wire in the place of the official client's session: Kite cannot tell the one from the other."""
 
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +12,7 @@ from kiteconnect import KiteConnect
 
 from brokers.kite.account import KiteAddress
 from brokers.kite.client import KiteClient
+from brokers.kite.trust import trust
 from brokers.kite.wire import Attempt
 from tests.kite.conftest import Serve
 from tests.kite.loopback import serving
@@ -103,3 +105,38 @@ def test_a_request_whose_time_is_over_does_not_leave_though_nobody_could_abandon
     ours.close()
     assert (late.written, late.status) == (False, None)
     assert (in_time.written, in_time.status, len(server.requests)) == (True, 200, 1)
+
+
+def test_the_authorities_are_read_once_however_many_connections_are_made(
+    serve: Serve, trusted: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+    real = ssl.SSLContext.load_verify_locations
+
+    def counted(context: ssl.SSLContext, *args: Any, **settings: Any) -> None:
+        read.append(args)
+        real(context, *args, **settings)
+
+    trust()
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", counted)
+    server = serve(serving(), tls=trusted)
+    for _ in range(3):
+        ours = KiteClient(KiteAddress(root=server.root), api_key="key", access_token="token")
+        assert ours.send(ASKED["book"], Attempt()).status == 200
+        ours.close()
+        assert ours.send(ASKED["book"], Attempt()).status == 200
+        ours.close()
+    assert len(server.visits) == 6
+    assert read == []
+
+
+def test_what_connections_share_cannot_be_made_to_verify_less() -> None:
+    context = trust()
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    for name, value in (("check_hostname", False), ("verify_mode", ssl.CERT_NONE), ("verify_mode", ssl.CERT_OPTIONAL)):
+        with pytest.raises(AttributeError, match=name):
+            setattr(context, name, value)
+    with pytest.raises(AttributeError, match="trust"):
+        context.load_verify_locations("other.pem")
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2

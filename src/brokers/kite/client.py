@@ -44,8 +44,12 @@ def threads() -> ThreadPoolExecutor:
 
 
 def load() -> None:
-    """Imports the official client (some 0.3 s), so that the first order does not wait for it."""
+    """Imports the official client and reads the certificate authorities (some 0.3 s), so that the first order does not
+    wait for it."""
     import brokers.kite.rest  # noqa: F401
+    from brokers.kite.trust import trust
+
+    trust()
 
 
 class KiteClient:

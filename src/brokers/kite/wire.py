@@ -25,6 +25,8 @@ from requests.utils import default_headers
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from brokers.kite.trust import trust
+
 __all__ = ["Answered", "Attempt", "Reply", "Wire"]
 
 ANY_IPV4: Final = ("0.0.0.0", 0)  # noqa: S104 (the source address of what goes out, nothing listens on it)
@@ -206,7 +208,6 @@ class Wire:
         if pool is None:
             request = requests.Request("GET", root).prepare()
             pool = self._adapter.get_connection_with_tls_context(request, verify, proxies=proxies)
-            self._adapter.cert_verify(pool, root, verify, None)
             self._pools[root] = pool
         return pool
 
@@ -230,11 +231,16 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(connections, maxsize, block, source_address=ANY_IPV4, **settings)
         self.poolmanager.pool_classes_by_scheme = self._schemes
 
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        """Connections are verified, whatever is asked for."""
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {"cert_reqs": "CERT_REQUIRED", "ssl_context": trust()}
+
     def proxy_manager_for(self, proxy: str, **settings: Any) -> Any:
         """Only proxies whose connections are ours; another kind would be passed by."""
         if not proxy.lower().startswith(("http://", "https://")):
             raise requests.exceptions.InvalidSchema("an egress proxy must be http or https")
-        manager = super().proxy_manager_for(proxy, source_address=ANY_IPV4, **settings)
+        manager = super().proxy_manager_for(proxy, source_address=ANY_IPV4, proxy_ssl_context=trust(), **settings)
         manager.pool_classes_by_scheme = self._schemes
         return manager
 
