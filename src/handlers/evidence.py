@@ -25,9 +25,9 @@ class Evidence:
         self._account = ""
         self._shown: dict[str, dt.date] = {}
         """The orders that must be in every reading of their day, by id."""
-        self._odd: dict[str, Instant] = {}
-        """Rows that cannot be understood, by order id, and since when they are known."""
-        self._nameless = False
+        self._odd: dict[str | None, Instant] = {}
+        """Rows that cannot be understood, by order id (None: those without one), and since when they are known."""
+        self._lacking_since: Instant | None = None
         self.lacking: list[str] = []
         """Ids that the last reading should have shown and did not."""
 
@@ -43,12 +43,20 @@ class Evidence:
         )
         fresh = {row.order_id: wall(row.placed_at).date() for row in rows}
         self._shown = {order_id: date for order_id, date in (self._shown | fresh).items() if date == today}
-        self._odd = {each.order_id: self._odd.get(each.order_id, now) for each in unread if each.order_id is not None}
-        self._nameless = any(each.order_id is None for each in unread)
+        self._odd = {each.order_id: self._odd.get(each.order_id, now) for each in unread}
+        self._lacking_since = (self._lacking_since or now) if self.lacking else None
 
     def concerns(self, order: Order, skew: Duration) -> bool:
         """Whether the last reading would have shown this order, were it there. `skew` is how far the clocks of whoever
         read and of whoever decided on the order may lie apart."""
-        if self.lacking or self._nameless:
+        if self.lacking or None in self._odd:
             return False
         return all(since + skew < order.at for since in self._odd.values())
+
+    def odd_for(self, order_id: str | None, now: Instant) -> Duration:
+        """How long this row has not been understood, reading after reading."""
+        return now - self._odd.get(order_id, now)
+
+    def lacking_for(self, now: Instant) -> Duration:
+        """How long the readings have lacked orders."""
+        return 0 if self._lacking_since is None else now - self._lacking_since

@@ -13,7 +13,7 @@ from domain.events import AlertTriggered, UnknownOrderSeen
 from domain.facts import Facts
 from domain.strategy import State
 from domain.tags import parse_tag
-from domain.values import SECOND, Code, Instant, Phase, Severity, Tag
+from domain.values import SECOND, Code, Duration, Instant, Phase, Severity, Tag
 from eventstore.envelope import Dedupe, NewEvent
 from eventstore.errors import LogLost, LogUnavailable
 from handlers import outcomes
@@ -26,6 +26,9 @@ from handlers.reconcile import Searches
 from handlers.repair import look_soundly
 
 Seen = tuple[BookStatus, int, str | None]
+PATIENCE: Duration = 5 * SECOND
+"""A row that cannot be understood, or is missing, for a reading or two is a hiccup of the broker's."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -64,14 +67,15 @@ class Poller:
         self._evidence.read(broker.account, rows, unread, self._desk.clock.now())
         if self._evidence.lacking:
             self._searches.failed(asked_at)
-            await self._alone("lacking", self._report_lacking(broker, self._evidence.lacking[0]))
+            if self._evidence.lacking_for(asked_at) >= PATIENCE:
+                await self._alone("lacking", self._report_lacking(broker, self._evidence.lacking[0]))
         else:
             self._searches.read(asked_at)
         if self._dark_since is not None:
             dark, self._dark_since = asked_at - self._dark_since, None
             log.info("book_read_again", user_id=self._user_id, after_s=round(dark / SECOND, 1))
         written = 0
-        for each in unread:
+        for each in (row for row in unread if self._evidence.odd_for(row.order_id, asked_at) >= PATIENCE):
             await self._alone(each.order_id or "unread", self._report_unread(broker, each))
         for row in sorted(rows, key=_by_age):
             written += await self._alone(row.tag or row.order_id, self._tell(broker, row))

@@ -58,9 +58,21 @@ async def test_a_row_that_nobody_understands_hides_no_fill_and_is_alerted_once(w
     with reading(with_an_odd_row):
         strategy = await world.bought()
         assert (await world.state(strategy)).open_quantity == 10
+        for _ in range(3):
+            await world.watch()
+            world.clock.set(world.clock.now() + 3 * SECOND)
         await world.sell(strategy)
         await world.finish()
     assert [alert.facts["order_id"] for alert in await _alerts(world)] == ["9"]
+
+
+async def test_a_row_that_is_odd_for_a_moment_alarms_nobody(world: World) -> None:
+    for _ in range(3):
+        with reading(with_an_odd_row):
+            await world.watch()
+        world.clock.set(world.clock.now() + MINUTE)
+        await world.watch()
+    assert await _alerts(world) == []
 
 
 async def test_an_order_is_not_called_absent_while_a_row_that_came_with_it_is_not_understood(
