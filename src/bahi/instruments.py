@@ -61,6 +61,8 @@ LOOK_EVERY: Duration = 10 * SECOND
 LOOK_SOON: Duration = SECOND // 2
 """While there is nothing yet, because somebody has just connected and waits to create a strategy; and for a while after
 each dump, because those of the other exchanges follow."""
+PATIENCE: Final = 1.0
+"""Seconds that a strategy waits for the list to be looked at again."""
 RETRY_FIRST: Duration = 15 * SECOND
 RETRY_LAST: Duration = 5 * MINUTE
 RETRY_REFUSED: Duration = 15 * MINUTE
@@ -312,6 +314,8 @@ class CatalogueFollower:
         self._versions: dict[str, int] = {}
         self._loaded_at: Instant = 0
         self._silent = False
+        self._looks = 0
+        self._looking = asyncio.Lock()
         self._stopped = asyncio.Event()
 
     async def load(self) -> None:
@@ -323,6 +327,20 @@ class CatalogueFollower:
             log.info("instruments_loaded", instruments=len(self._catalogue), versions=self._versions)
         today = wall(self._clock.now()).date()
         self._catalogue.limit(today, await self._store.limits(today))
+
+    async def look_again(self) -> None:
+        """Something is not there that another process may know already: this copy, too, is what is stored now. A
+        database that does not answer is not waited for."""
+        looks = self._looks
+        async with self._looking:
+            if self._looks > looks:
+                return  # somebody else's look began after we had asked
+            self._looks += 1
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self.load()
+            except (SQLAlchemyError, TimeoutError):
+                return  # `run` says so
 
     async def run(self) -> None:
         """Until `stop`."""

@@ -176,6 +176,7 @@ async def open_house(
                 instruments=instruments,
                 brokers=brokers,
                 known={},
+                look_again=None if catalogue is None else catalogue.look_again,
                 waits=Waits(lambda waited: metrics.order_wait.observe(waited / SECOND)),
             )
             for each in logs

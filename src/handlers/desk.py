@@ -1,5 +1,7 @@
 """The desk: what every handler works with, and how it looks at a strategy."""
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 from msgspec import Struct, field
 
@@ -28,6 +30,8 @@ class Desk(Struct, frozen=True, kw_only=True):
     known: dict[int, tuple[int, str]] = {}
     """Owner and symbol of strategies seen, so that everything comes in one round trip; neither ever changes."""
     waits: Waits = field(default_factory=Waits)
+    look_again: Callable[[], Awaitable[None]] | None = None
+    """Brings `instruments` up to date: processes learn of a new list some seconds apart."""
 
     async def look(self, strategy_id: int, cause: str = "") -> tuple[State, Facts]:
         """The strategy and the world, as of one moment. Raises LogUnavailable, CorruptState, NoStrategy."""
@@ -37,6 +41,10 @@ class Desk(Struct, frozen=True, kw_only=True):
         loaded = await self._load(strategy_id, user_id, symbol)
         state = decode_state(strategy_id, loaded.strategy, loaded.runtime)
         price = decode_price(loaded.price)
+        instrument = self.instruments.find(state.symbol)
+        if instrument is None and self.look_again is not None and not (state.open_quantity or state.unresolved):
+            await self.look_again()  # with shares at stake nobody waits: an exit needs nothing of the list
+            instrument = self.instruments.find(state.symbol)
         return state, Facts(
             now=self.clock.now(),
             log_id=self.log.log_id,
@@ -46,7 +54,7 @@ class Desk(Struct, frozen=True, kw_only=True):
             price_at=0 if price is None else price[1],
             connected=await self.brokers.of(user_id) is not None,
             halt=decode_halt(loaded.halt),
-            instrument=self.instruments.find(state.symbol),
+            instrument=instrument,
             foreign=decode_foreign(loaded.foreign, state.symbol, state.product),
             cause=cause,
         )

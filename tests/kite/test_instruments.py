@@ -317,6 +317,28 @@ async def test_the_follower_looks_again_by_itself_until_it_is_stopped(
     await running
 
 
+async def test_all_who_miss_something_share_a_look_that_began_after_they_had_asked(
+    store: SqlInstruments, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = InstrumentCatalogue(clock)
+    follower = CatalogueFollower(catalogue, store, clock)
+    looks = 0
+    load = follower.load
+
+    async def counted() -> None:
+        nonlocal looks
+        looks += 1
+        await load()
+
+    monkeypatch.setattr(follower, "load", counted)
+    first = asyncio.create_task(follower.look_again())
+    await asyncio.sleep(0)  # it looks now, before there is anything
+    await put(store, *stocks(NAMES))
+    await asyncio.gather(first, *(follower.look_again() for _ in range(20)))
+    assert catalogue.loaded
+    assert looks <= 3
+
+
 async def test_what_a_symbol_was_renamed_to_comes_before_what_looks_like_it(
     store: SqlInstruments, clock: VirtualClock
 ) -> None:
