@@ -1,5 +1,6 @@
 """bahi on a Kite of its own: a simulated one in another process, engines that are pointed at it, traders who log in."""
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -7,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlencode
@@ -16,8 +18,13 @@ import msgspec
 from msgspec import Struct
 from websockets.sync.client import connect
 
+from bahi.clock import SystemClock
 from brokers.port import BookStatus, Trade
 from domain.values import Instant, Product, Quantity, Side
+from eventstore.entries import read_entries
+from eventstore.envelope import Recorded, decode
+from eventstore.open import open_log
+from projections.runtime import DEFAULTS
 from tests.e2e.house import BAHI, House, Trader, until
 
 SECRET = "kite-e2e-secret"
@@ -118,6 +125,14 @@ class Kite:
     def _orders(self, customer: "Customer") -> Any:
         return self.http.get("/sim/orders", params={"user_id": customer.user_id}).json()
 
+    def instruments(self, customer: "Customer", exchange: str) -> bytes:
+        """The dump, as an operator downloads it."""
+        session = self.http.get(
+            f"/instruments/{exchange}", headers={"Authorization": f"token {customer.api_key}:{customer.access_token}"}
+        )
+        assert session.status_code == 200, session.text
+        return session.content
+
     def login(self, customer: "Customer") -> str:
         """The request token that the browser brings back."""
         page = self.http.get("/connect/login", params={"v": "3", "api_key": customer.api_key})
@@ -134,6 +149,18 @@ class Customer(Struct, frozen=True):
     user_id: str
     api_key: str
     access_token: str
+
+
+class Survived(Struct, frozen=True):
+    """A trouble that was lived through: by what it was noticed, what happened then, and what came of it."""
+
+    fault: str
+    noticed: str
+    then: str
+    outcome: str
+
+    def __str__(self) -> str:
+        return f"{self.fault:20} {self.noticed:42} {self.then:24} {self.outcome}"
 
 
 class KiteRow(Struct, frozen=True, kw_only=True):
@@ -204,6 +231,29 @@ class KiteHouse(House):
     def owners(self, rows: Iterable[Any]) -> dict[str, int]:
         return {each.customer.user_id: each.user_id for each in self.traders if isinstance(each, KiteTrader)}
 
+    def records(self) -> list[Recorded]:
+        """The log so far, while trading goes on."""
+
+        async def read() -> list[Recorded]:
+            log = await open_log(self.redis_url, clock=SystemClock(), defaults=DEFAULTS)
+            try:
+                return [decode(raw) async for page in read_entries(log) for raw in page]
+            finally:
+                await log.aclose()
+
+        return asyncio.run(read())
+
+    def said_often(self) -> dict[str, int]:
+        """What any process has logged more than ten times, but for requests, events and orders that waited: of those
+        there are as many as there are."""
+        said = Counter(
+            f"{process.name}: {line['event']}"
+            for process in self.processes
+            for line in process.every_line()
+            if line["event"] not in ("request", "order_waited") and line["logger"] != "bahi.events"
+        )
+        return {what: count for what, count in said.items() if count > 10}
+
     def says(self, *command: str) -> Any:
         """What `bahi COMMAND --json` answers."""
         done = subprocess.run(
@@ -234,7 +284,7 @@ class KiteTrader(Trader):
         if connect:
             self.connect(access_token=self.customer.access_token)
 
-    def connect(self, **token: str) -> Any:
+    def connect(self, **token: Any) -> Any:
         return self.post("/broker/connect", broker="kite", api_key=self.customer.api_key, api_secret=SECRET, **token)
 
     def post(self, path: str, expect: int = 200, **body: Any) -> Any:
@@ -248,8 +298,15 @@ class KiteTrader(Trader):
             return None
 
         answer = until(loaded, 30, f"{path} is answered")
+        assert answer is not None
         assert answer.status_code == expect, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()
+
+    def start(self, strategy_id: int) -> Any:
+        """Until it runs: 202 says that it takes longer than a request may wait."""
+        answer = self.http.post("/strategy/start", json={"strategy_id": strategy_id})
+        assert answer.status_code in (200, 202), answer.text
+        return self.sees(strategy_id, status="running")
 
     def sees(self, strategy_id: int, seconds: float = 20, **wanted: Any) -> Any:
         try:
