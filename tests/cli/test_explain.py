@@ -1,9 +1,15 @@
 """`bahi explain` tells one order's story as the log has it."""
 
-import pytest
+from zoneinfo import ZoneInfo
 
+import pytest
+from msgspec import structs
+
+from bahi.cli.story import tell
+from bahi.cli.times import Times
 from domain.events import Intent, StoplossTriggered
 from domain.tags import make_tag
+from domain.values import SECOND
 from eventstore.envelope import Recorded
 from tests.cli.terminal import Installation
 
@@ -52,6 +58,26 @@ def test_a_stoploss_is_explained_by_its_tick(day: Installation) -> None:
     assert as_object["filled"] == order.event.request.quantity
     assert [step["type"] for step in as_object["afterwards"]][-1] == "STRATEGY_STOPPED"
     assert as_object["timings_ms"]["tick_to_decision"] == (order.recorded_at - stop.event.tick.at) / 1000
+
+
+def test_an_order_that_time_woke_names_its_trigger_and_how_long_it_waited_for_its_turn(day: Installation) -> None:
+    buy = next(it for it in intents(day) if it.event.type == "EXECUTE_BUY")
+    assert isinstance(buy.event, Intent)
+    trigger = next(it for it in day.events() if it.event_id == buy.causation_id)
+    later = trigger.recorded_at + 3 * SECOND
+    held_up = structs.replace(buy, event=structs.replace(buy.event, cause=""), causation_id="", recorded_at=later)
+    history = [held_up if it.event_id == buy.event_id else it for it in day.events() if it.strategy_id in (buy.strategy_id, 0)]
+    times = Times(ZoneInfo("Asia/Kolkata"))
+    alone = tell(buy.event.tag, history, times)
+    assert alone is not None
+    assert alone.steps[0].it == trigger
+    assert alone.timings["cause → decision"] == 3 * SECOND
+    assert not any("waited" in sentence for sentence in alone.sentences), "nothing says what it waited for"
+    others = [later - SECOND, later - 2 * SECOND, later + SECOND]
+    among_others = tell(buy.event.tag, history, times, others)
+    assert among_others is not None
+    waited = next(sentence for sentence in among_others.sentences if "waited" in sentence)
+    assert waited.startswith("It waited 3.000 s for its turn: 2 other orders of the account were placed meanwhile")
 
 
 def test_the_checks_are_what_the_log_knew_when_it_was_decided(day: Installation) -> None:

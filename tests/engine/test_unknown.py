@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from brokers.paper.plan import NEVER, Lost, Portion, Script, ScriptedPlan
 from brokers.port import BookOrder, Placing
@@ -144,6 +145,18 @@ async def test_time_without_a_session_prolongs_the_quarantine(open_world: OpenWo
     world.connected.add(USER)
     assert await world.pass_time(10 * MINUTE, until=_is(world, strategy, Status.STOPPED))
     assert world.clock.now() - at >= 130 * SECOND + 3 * MINUTE
+
+
+async def test_a_book_that_cannot_be_read_is_said_once_and_so_is_that_it_can_again(world: World) -> None:
+    await world.bought()
+    now = world.clock.now()
+    await world.exchange.fail_readings(f"PAPER-{USER}", since=now, until=now + 30 * SECOND)
+    with capture_logs() as lines:
+        for _ in range(40):
+            await world.pass_time(SECOND)
+            await world.watch()
+    said = [line["event"] for line in lines if line["event"].startswith("book_")]
+    assert said == ["book_not_read", "book_read_again"]
 
 
 async def test_three_readings_at_least(open_world: OpenWorld) -> None:

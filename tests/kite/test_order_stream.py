@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from brokers.kite.account import KiteAddress
 from brokers.kite.order_stream import order_updates
@@ -53,6 +54,23 @@ async def test_after_every_connection_the_book_is_to_be_read(world: World) -> No
         await world.pass_until(lambda: reader.items == ["", "", ""])
         world.server.abort()
         await world.pass_until(lambda: reader.items == ["", "", "", ""])
+
+
+async def test_a_loss_is_said_once_for_each_reason_and_so_is_its_end(world: World) -> None:
+    mine = world.login(account())
+    with capture_logs() as lines:
+        async with reading(order_updates(mine, world.address, world.clock)) as reader:
+            await world.until(lambda: reader.items == [""])
+            refused = len(world.server.refusals)
+            world.server.trouble(Play(Fault.F12_STREAM_GAP, 90 * SECOND), mine.kite_user_id)
+            await world.pass_until(lambda: reader.items == ["", ""])
+            assert len(world.server.refusals) - refused > 3
+    said = [(line["event"], line.get("reason")) for line in lines]
+    assert said == [
+        ("kite_orders_lost", "the connection broke off"),
+        ("kite_orders_lost", "the handshake was answered with 503"),
+        ("kite_orders_back", None),
+    ]
 
 
 async def test_what_is_no_order_update_is_no_hint(world: World) -> None:
