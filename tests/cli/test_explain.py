@@ -66,7 +66,8 @@ def test_an_order_that_time_woke_names_its_trigger_and_how_long_it_waited_for_it
     trigger = next(it for it in day.events() if it.event_id == buy.causation_id)
     later = trigger.recorded_at + 3 * SECOND
     held_up = structs.replace(buy, event=structs.replace(buy.event, cause=""), causation_id="", recorded_at=later)
-    history = [held_up if it.event_id == buy.event_id else it for it in day.events() if it.strategy_id in (buy.strategy_id, 0)]
+    mine = [it for it in day.events() if it.strategy_id in (buy.strategy_id, 0)]
+    history = [held_up if it.event_id == buy.event_id else it for it in mine]
     times = Times(ZoneInfo("Asia/Kolkata"))
     alone = tell(buy.event.tag, history, times)
     assert alone is not None
