@@ -133,8 +133,14 @@ def _plan(asked: Sequence[str], seed: int) -> SeededFaults | None:
 def _show(server: Server, customers: Sequence[Customer]) -> None:
     out.print(f"A simulated Kite listens on {server.root} and {server.ws_root}. Point bahi at it:", soft_wrap=True)
     out.print()
-    out.print(f"  export BAHI_KITE_ROOT={server.root} BAHI_KITE_WS_ROOT={server.ws_root}", markup=False, soft_wrap=True)
+    login = f"{server.root}/connect/login"
+    for line in (
+        f"export BAHI_KITE_ROOT={server.root} BAHI_KITE_WS_ROOT={server.ws_root}",
+        f"export BAHI_KITE_LOGIN={login} BAHI_KITE_FAMILY=true BAHI_CALENDAR=always-open",
+    ):
+        out.print(f"  {line}", markup=False, soft_wrap=True)
     out.print()
+    out.print("(The second line is for several customers on one address, and for trying it at any hour.)")
     out.print("Its customers, for POST /broker/connect:")
     for each in customers:
         out.print(
@@ -142,5 +148,5 @@ def _show(server: Server, customers: Sequence[Customer]) -> None:
             markup=False,
             soft_wrap=True,
         )
-    out.print(f"To log in as they would: {server.root}/connect/login?v=3&api_key=…", markup=False, soft_wrap=True)
+    out.print(f"To log in as they would: {login}?v=3&api_key=…", markup=False, soft_wrap=True)
     out.print("Stop it with Ctrl-C. Faults: --fault NAME=RATE, --faults lists them.", markup=False)
