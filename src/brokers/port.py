@@ -155,11 +155,13 @@ class Unread(Struct, frozen=True, kw_only=True):
     order_id: str | None
     tag: str | None
     why: str
+    foreign: bool = False
+    """Somebody else's tag shows that it is certainly not ours."""
 
 
 class PartialReading(BrokerUnavailable):
     """A reading of the order book in which some rows could not be understood. The others say what they say, but
-    nothing may be taken for absent."""
+    nothing may be taken for absent because of those that may be anybody's."""
 
     def __init__(self, rows: list[BookOrder], unread: tuple[Unread, ...]) -> None:
         first = unread[0]

@@ -43,7 +43,7 @@ class Evidence:
         )
         fresh = {row.order_id: wall(row.placed_at).date() for row in rows}
         self._shown = {order_id: date for order_id, date in (self._shown | fresh).items() if date == today}
-        self._odd = {each.order_id: self._odd.get(each.order_id, now) for each in unread}
+        self._odd = {each.order_id: self._odd.get(each.order_id, now) for each in unread if not each.foreign}
         self._lacking_since = (self._lacking_since or now) if self.lacking else None
 
     def concerns(self, order: Order, skew: Duration) -> bool:

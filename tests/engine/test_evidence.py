@@ -253,6 +253,13 @@ def test_an_order_must_stay_in_the_book_for_its_day_and_in_that_of_its_account()
     assert evidence.lacking == []
 
 
+def test_somebody_elses_row_that_becomes_odd_hides_nothing_and_is_not_missed() -> None:
+    evidence = Evidence()
+    evidence.read("A", [_row("1", OPENING)], [], OPENING)
+    evidence.read("A", [], [Unread(order_id="1", tag="theirs", why="odd", foreign=True)], OPENING)
+    assert evidence.concerns(_order(OPENING), SECOND)
+
+
 def test_the_clocks_of_two_workers_may_lie_apart() -> None:
     evidence = Evidence()
     evidence.read("A", [], [ODD], OPENING)

@@ -215,6 +215,7 @@ def test_our_row_that_cannot_be_understood_is_told_beside_those_that_can(field: 
     assert [each.order_id for each in partial.value.rows] == ["1"]
     (unread,) = partial.value.unread
     assert (unread.order_id, unread.tag) == (None if field == "order_id" else ROW["order_id"], OURS)
+    assert not unread.foreign
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,10 @@ def test_a_row_without_any_field_for_tags_may_be_ours() -> None:
 def test_a_broken_row_with_somebody_elses_tag_hides_no_other() -> None:
     notices = Notices()
     rows = [row(tag="theirs", tags=["theirs"], filled_quantity=None), row()]
-    assert [order.tag for order in orders(rows, AT, notices)] == [OURS]
+    with pytest.raises(PartialReading) as partial:
+        orders(rows, AT, notices)
+    assert [order.tag for order in partial.value.rows] == [OURS]
+    assert [(each.foreign, each.order_id) for each in partial.value.unread] == [(True, ROW["order_id"])]
     assert notices.heard == ["kite_foreign_order_unreadable"]
 
 

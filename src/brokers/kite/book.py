@@ -2,7 +2,8 @@
 
 Tolerant of extra fields, of missing ones that nobody needs, and of numbers as strings; strict on what money depends on.
 A reading of the order book is evidence: an order that it does not show is taken for absent in the end. So a row that
-cannot be understood makes the reading a partial one, unless somebody else's tag shows that it is certainly not ours.
+cannot be understood makes the reading a partial one, and it is said whether somebody else's tag shows that it is
+certainly not ours.
 
 Rows of other products (NRML, MTF, CO, BO …) are never ours, and belong to other positions than those of MIS and CNC:
 they are passed over, with a notice. One of them that bears our sign is one that cannot be understood.
@@ -66,8 +67,8 @@ class Unreadable(ValueError):
 
 
 def orders(data: Any, at: Instant, notice: Notice) -> list[BookOrder]:
-    """The rows of GET /orders, read at `at`. Raises PartialReading when some that may be ours are unreadable, and
-    BrokerUnavailable when there are no rows at all."""
+    """The rows of GET /orders, read at `at`. Raises PartialReading when some are unreadable, and BrokerUnavailable when
+    it is no list of rows."""
     read = []
     unread = []
     for row in _rows(data, "orders"):
@@ -82,11 +83,9 @@ def orders(data: Any, at: Instant, notice: Notice) -> list[BookOrder]:
             else:
                 notice("kite_order_of_other_product", _named(row))
         except Unreadable as error:
-            if foreign:
-                notice("kite_foreign_order_unreadable", {**_named(row), "why": str(error)})
-            else:
-                notice("kite_order_unreadable", {**_named(row), "why": str(error)})
-                unread.append(Unread(order_id=_known_id(row), tag=tag, why=str(error)))
+            whose = "kite_foreign_order_unreadable" if foreign else "kite_order_unreadable"
+            notice(whose, {**_named(row), "why": str(error)})
+            unread.append(Unread(order_id=_known_id(row), tag=tag, why=str(error), foreign=foreign))
     if unread:
         raise PartialReading(read, tuple(unread))
     return read

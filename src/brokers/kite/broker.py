@@ -170,8 +170,7 @@ class KiteBroker:
     # --- readings
 
     async def orders(self) -> list[BookOrder]:
-        """Raises PartialReading when a row that may be ours cannot be understood: it might be the one that is looked
-        for."""
+        """Raises PartialReading when a row cannot be understood: it might be the one that is looked for."""
         at = self._clock.now()
         return await self._read(lambda kite: kite.orders(), lambda data: book.orders(data, at, self._notice))
 
