@@ -29,3 +29,9 @@ def test_a_measurement_that_does_not_exist_is_refused_by_name() -> None:
     done = bahi("bench", "kites")
     assert done.code == 2
     assert "kites" in done.err
+
+
+def test_a_market_cannot_stand_still_and_play_a_recorded_day() -> None:
+    done = bahi("kite-sim", "--still", "--ticks", "day.csv")
+    assert done.code == 2
+    assert "--still and --ticks" in done.err
