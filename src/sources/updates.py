@@ -14,9 +14,9 @@ from brokers.port import BrokerError, Brokers
 from domain.clock import Clock
 from domain.events import Intent, OrderAccepted, OrderFilled, OrderFinalized
 from domain.strategy import State
-from domain.values import SECOND, Duration, Final, Tag
+from domain.values import DAY, SECOND, Duration, Final, Instant, Tag
 from eventstore.envelope import Recorded
-from eventstore.errors import LogLost
+from eventstore.errors import LogLost, LogUnavailable
 from eventstore.waiting import either
 from sources.following import following
 
@@ -26,6 +26,8 @@ Poll = Callable[[int, frozenset[int]], Awaitable[int]]
 OPEN_PERIOD: Duration = SECOND
 WATCH_PERIOD: Duration = 15 * SECOND
 IDLE_PERIOD: Duration = 60 * SECOND
+BREATH: Duration = SECOND // 5
+"""Between two readings: a flood of hints takes half of the readings that Kite allows, not all of them."""
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +37,8 @@ class OpenOrders:
 
     def __init__(self) -> None:
         self.open: defaultdict[int, dict[Tag, int]] = defaultdict(dict)
-        self.given_up: defaultdict[int, set[Tag]] = defaultdict(set)
+        self.given_up: defaultdict[int, dict[Tag, Instant]] = defaultdict(dict)
+        """By user, with when it was."""
 
     def start(self, states: Iterable[State]) -> None:
         """Begins from loaded states."""
@@ -44,7 +47,7 @@ class OpenOrders:
                 if not order.resolved:
                     self.open[state.user_id][order.tag] = state.id
                 elif order.final is Final.NOT_PLACED:
-                    self.given_up[state.user_id].add(order.tag)
+                    self.given_up[state.user_id][order.tag] = order.at
 
     def apply(self, recorded: Recorded) -> int | None:
         """The user whose book is worth a look now, if any."""
@@ -59,10 +62,15 @@ class OpenOrders:
             case OrderFinalized(tag=tag, final=final):
                 self.open[user_id].pop(tag, None)
                 if final is Final.NOT_PLACED:
-                    self.given_up[user_id].add(tag)
+                    self.given_up[user_id][tag] = recorded.recorded_at
                 return None
             case _:
                 return None
+
+    def forget(self, before: Instant) -> None:
+        """What was given up before this surfaces no more: a book is of one day."""
+        for user_id, tags in self.given_up.items():
+            self.given_up[user_id] = {tag: at for tag, at in tags.items() if at >= before}
 
     def any_open(self) -> bool:
         """Whether any account has an order that is not resolved."""
@@ -123,8 +131,12 @@ class Updates:
 
     async def _mind_connections(self, group: asyncio.TaskGroup) -> None:
         while not self._stopping.is_set():
-            for user_id in await self._brokers.connected():
-                self._account(user_id, group)
+            self._orders.forget(self._clock.now() - DAY)
+            try:
+                for user_id in await self._brokers.connected():
+                    self._account(user_id, group)
+            except LogUnavailable as error:
+                log.warning("accounts_not_known", why=str(error))
             await either(self._stopping.wait(), self._clock.sleep(5 * SECOND))
 
     def _account(self, user_id: int, group: asyncio.TaskGroup) -> asyncio.Event:
@@ -135,13 +147,15 @@ class Updates:
 
     async def _mind(self, user_id: int) -> None:
         """One account: push hints wake the reading, and time does."""
-        told = ""
+        told, read_at = "", 0
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen(user_id))
             while not self._stopping.is_set():
                 hint = self._hints[user_id]
                 await either(hint.wait(), self._clock.sleep(self._orders.period(user_id)))
+                await self._clock.sleep(read_at + BREATH - self._clock.now())  # what comes meanwhile is read with it
                 hint.clear()
+                read_at = self._clock.now()
                 try:
                     await self._poll(user_id, self._orders.strategies(user_id))
                     told = ""
@@ -156,9 +170,12 @@ class Updates:
         """Push hints of one account, again and again. Why there are none is said once for each reason."""
         told = ""
         while not self._stopping.is_set():
-            broker = await self._brokers.of(user_id)
+            broker, why = None, ""
+            try:
+                broker = await self._brokers.of(user_id)
+            except LogUnavailable as error:
+                why = str(error)
             if broker is not None:
-                why = ""
                 try:
                     async for _ in broker.updates():
                         told = ""
@@ -170,7 +187,7 @@ class Updates:
                     if why != told:
                         log.exception("no_push", user_id=user_id)
                         told = why
-                if why and why != told:
-                    log.warning("no_push", user_id=user_id, why=why)
-                    told = why
+            if why and why != told:
+                log.warning("no_push", user_id=user_id, why=why)
+                told = why
             await self._clock.sleep(5 * SECOND)
