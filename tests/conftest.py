@@ -5,6 +5,7 @@ BAHI_TEST_REDIS=PATH runs the same tests on another redis-server.
 
 import importlib
 import importlib.util
+import logging
 import os
 import random
 import shutil
@@ -18,6 +19,7 @@ import hypothesis
 import hypothesis.core
 import psycopg
 import pytest
+import structlog
 from redis.asyncio import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -35,6 +37,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """On CI every run explores anew, and says with which seed, so that a failure can be had again."""
     if os.environ.get("CI") and config.getoption("--hypothesis-seed", None) is None:
         vars(hypothesis.core)["global_force_seed"] = random.SystemRandom().randrange(2**32)
+
+
+@pytest.fixture(autouse=True)
+def _no_handler_left() -> Iterator[None]:
+    """A command run in this process logs into the output that its test captured, which is closed afterwards."""
+    yield
+    root = logging.getLogger()
+    if left := [each for each in root.handlers if getattr(each, "_bahi", False)]:
+        for handler in left:
+            root.removeHandler(handler)
+        structlog.reset_defaults()
+        logging.raiseExceptions = True
 
 
 def pytest_report_header() -> str:

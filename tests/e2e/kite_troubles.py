@@ -189,9 +189,9 @@ def its_token_stands_for_another_share(day: TroubledDay) -> None:
         kite.trade("NSE:LT", 3981)
         return day.house.price("NSE:LT") == 3981
 
-    until(seen, 10, "LT's price comes under its new token", every=0.2)
+    until(seen, 30, "LT's price comes under its new token", every=0.2)
     kite.trade("NSE:ITC", 404)
-    until(lambda: day.house.price("NSE:ITC") == 404, 10, "and that of ITC")
+    until(lambda: day.house.price("NSE:ITC") == 404, 30, "and that of ITC")
     assert trader.status(holding)["status"] == "running", "ITC's price is far under LT's stop"
     assert "STOPLOSS_TRIGGERED" not in [each["type"] for each in trader.events(holding)]
     kite.trade("NSE:LT", 3899)

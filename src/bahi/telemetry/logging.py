@@ -93,6 +93,7 @@ def configure_logging(level: str = "INFO", *, stream: TextIO | None = None) -> N
     vars(handler)["_bahi"] = True
     root.addHandler(handler)
     root.setLevel(level.upper())
+    logging.raiseExceptions = False  # a line that cannot be written would be told on stderr, with what is masked in it
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         # uvicorn brings handlers of its own, which would print the lines a second time, unredacted.
         theirs = logging.getLogger(name)
