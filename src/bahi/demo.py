@@ -231,13 +231,11 @@ async def _open_kite(house: House, users: Sequence[int], kite: _Kite) -> AsyncIt
             egress_proxy=None,
             expires_at=done.expires_at,
         )
-    account = await house.kite.feed_account()
-    assert account is not None  # noqa: S101 (they have just logged in)
     assert house.catalogue is not None  # noqa: S101 (the feed is Kite's)
     today = house.calendar.wall(house.clock.now()).date()
     await SqlInstruments(house.engine).store(await house.kite.download("NSE"), ["NSE"], day=today, at=house.clock.now())
     await house.catalogue.load()
-    venue = KiteVenue(kite.sim, kite.server, account, house.kite.address, SystemClock())
+    venue = KiteVenue(kite.sim, kite.server, house.kite.feed_account, house.kite.address, SystemClock())
     async with venue.listening():
         yield venue
 

@@ -155,7 +155,7 @@ class _Process:
     async def step(self) -> int:
         stepping = asyncio.ensure_future(self._worker.step())
         dying = asyncio.ensure_future(self._died.wait())
-        while not stepping.done() and not dying.done():
+        while not stepping.done() and not self.dead:
             if self.clock.asleep(stepping) and (at := self.clock.next_at()) is not None:
                 self.clock.set(at)  # it waits for the log to answer again
             await asyncio.wait({stepping, dying}, timeout=0, return_when=asyncio.FIRST_COMPLETED)

@@ -22,7 +22,7 @@ from simulation.kite.faults import Fault
 from simulation.kite.tally import CLEAN, Outcome, Tally
 
 ELSEWHERE = {fault.value for fault in Fault if fault.name.startswith(("F12", "F14", "F15", "F17", "F20"))}
-"""Faults of the stream and of the instruments, which concern no order: they have tests of their own."""
+"""Faults of the stream and of the instruments, which concern no order: shown when they have played."""
 
 
 class Report(Struct, kw_only=True):
@@ -46,6 +46,9 @@ def campaign_command(
     orders: Annotated[int, typer.Option(min=1, help="Until so many orders have reached the broker.")] = 1_000,
     seed: Annotated[int, typer.Option(help="Of the first round; each further one has the next.")] = 1,
     strategies: Annotated[int, typer.Option(min=1, help="Of a round.")] = STRATEGIES,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Ticks come over the stream, with its faults.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Rounds at a time.")] = os.cpu_count() or 1,
     write: Annotated[Path | None, typer.Option(help="Also write the table into this file, as Markdown.")] = None,
     json: Json = False,
@@ -63,7 +66,10 @@ def campaign_command(
         transient=True,
     ) as bar:
         task = bar.add_task("trading", total=orders)
-        for each in campaign(_redis, orders=orders, seed=seed, jobs=jobs, strategies=strategies, prepare=_quiet):
+        rounds = campaign(
+            _redis, orders=orders, seed=seed, jobs=jobs, strategies=strategies, stream=stream, prepare=_quiet
+        )
+        for each in rounds:
             total.add(each.tally)
             played += 1
             violations += [f"seed {each.seed}: {violation}" for violation in each.violations]
@@ -112,8 +118,8 @@ def _report(total: Tally, seed: int, rounds: int, violations: list[str]) -> Repo
 
 def _lines(report: Report) -> Iterator[tuple[str, int, Counter[str]]]:
     """Every fault and every death, in the order of the catalogue, with how often it played."""
-    names = [CLEAN, *(fault.value for fault in Fault if fault.value not in ELSEWHERE), *(p.value for p in CrashPoint)]
-    for name in names:
+    names = [CLEAN, *(fault.value for fault in Fault), *(point.value for point in CrashPoint)]
+    for name in (each for each in names if each not in ELSEWHERE or report.fired.get(each)):
         counts = Counter(report.rows.get(name, {}))
         yield name, sum(counts.values()) if name == CLEAN else report.fired.get(name, 0), counts
 

@@ -24,6 +24,19 @@ __all__ = ["DEATHS", "RATES", "Played", "campaign", "play"]
 OpenRedis = Callable[[], AbstractContextManager[str]]
 """Starts an empty Redis and gives its address; picklable, to be called in another process."""
 
+STREAM_RATES: Final[Mapping[Fault, float]] = {
+    Fault.F12_PUSH_LOST: 0.1,
+    Fault.F12_PUSH_DUPLICATED: 0.1,
+    Fault.F12_PUSH_REORDERED: 0.1,
+    Fault.F14_SILENT_STREAM: 0.002,
+    Fault.F15_STREAM_ABORTED: 0.01,
+    Fault.F15_SLOW_READER: 0.002,
+    Fault.F17_UNKNOWN_PACKET: 0.05,
+    Fault.F17_EMPTY_FRAME: 0.05,
+    Fault.F17_TRUNCATED_FRAME: 0.05,
+}
+"""Of every frame or order update of a stream."""
+
 DEATHS: Final = 0.02
 """The share of orders that each point of death strikes."""
 STRATEGIES: Final = 200
@@ -83,16 +96,22 @@ class Played(Struct, frozen=True):
     violations: list[str]
 
 
-def plan_of(seed: int, strategies: int) -> Plan:
+def plan_of(seed: int, strategies: int, stream: bool) -> Plan:
     """Every fourth round's server has a clock that is off."""
-    users = max(2, strategies // 25)
-    return Plan(users=users, strategies=strategies, rates=RATES, deaths=DEATHS, skewed=seed % 4 == 0)
+    return Plan(
+        users=max(2, strategies // 25),
+        strategies=strategies,
+        rates={**RATES, **STREAM_RATES} if stream else RATES,
+        deaths=DEATHS,
+        skewed=seed % 4 == 0,
+        streamed=stream,
+    )
 
 
-def play(open_redis: OpenRedis, seed: int, strategies: int = STRATEGIES) -> Played:
+def play(open_redis: OpenRedis, seed: int, strategies: int = STRATEGIES, stream: bool = False) -> Played:
     """One round, in this process. Never raises for what the round did."""
     with open_redis() as url:
-        return uvloop.run(_play(url, seed, plan_of(seed, strategies)))
+        return uvloop.run(_play(url, seed, plan_of(seed, strategies, stream)))
 
 
 def campaign(
@@ -102,17 +121,18 @@ def campaign(
     seed: int,
     jobs: int,
     strategies: int = STRATEGIES,
+    stream: bool = False,
     prepare: Callable[[], None] | None = None,
 ) -> Iterator[Played]:
     """Rounds, as they end, until `orders` have been placed; the first has `seed`, the next the one after it.
-    `prepare` is called first in each of the `jobs` processes."""
+    `stream`: ticks come over the stream, with its faults. `prepare` is called first in each of the `jobs` processes."""
     context = multiprocessing.get_context("spawn")
     placed, following = 0, seed
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=prepare) as pool:
         running: set[Future[Played]] = set()
         while running or placed < orders:
             while placed < orders and len(running) < jobs:
-                running.add(pool.submit(play, open_redis, following, strategies))
+                running.add(pool.submit(play, open_redis, following, strategies, stream))
                 following += 1
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for each in done:

@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from bahi.clock import SystemClock
 from brokers.instruments import InstrumentTable
 from brokers.kite.account import KiteAccount, KiteAddress
 from brokers.kite.broker import KiteBroker
@@ -31,7 +32,7 @@ from projections.live import live_states
 from projections.runtime import DEFAULTS, encode_change
 from simulation.clock import VirtualClock
 from simulation.crashes import Crashes, MortalCrew
-from simulation.day import Day
+from simulation.day import Day, Venue
 from simulation.invariants import Checker, Violations
 from simulation.kite.faults import Fault, SeededFaults
 from simulation.kite.instruments import SimInstrument
@@ -40,6 +41,7 @@ from simulation.kite.orders import OrderStatus, SimOrder
 from simulation.kite.server import Server, serve
 from simulation.kite.sim import KiteSim
 from simulation.kite.tally import Tally, tally
+from simulation.kite.venue import KiteVenue
 from sources.feeds.port import Feed, FeedItem
 
 __all__ = ["Plan", "Round"]
@@ -59,6 +61,8 @@ BACK_AFTER: Final = 45 * SECOND
 """How long a user whose session died is away."""
 TIMEOUT: Final = 0.2
 """Seconds of real time that a call may take."""
+STREAM_WITHIN: Final = 0.1
+"""Seconds of real time that a batch of ticks may take, when the stream has faults."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -70,6 +74,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     deaths: float = 0.0
     skewed: bool = False
     """The server's clock is off by up to 5 s."""
+    streamed: bool = False
+    """Ticks come over the stream, with its faults, instead of reaching the engine at once."""
 
 
 class Round:
@@ -99,7 +105,13 @@ class Round:
             crew = MortalCrew(self.clock, self.crashes, lambda name: self._open_desk(name, brokers, sim))
             await crew.begin()
             stack.push_async_callback(crew.aclose)
-            day = Day(desk, self.clock, _Venue(sim), archive=_no_archive, crew=crew)
+            venue: Venue = _Venue(sim)
+            if self._plan.streamed:
+                address = KiteAddress(root=server.root, ws_root=server.ws_root)
+                kite = KiteVenue(sim, server, sessions.anybody, address, SystemClock(), faulty=STREAM_WITHIN)
+                await stack.enter_async_context(kite.listening())
+                venue = kite
+            day = Day(desk, self.clock, venue, archive=_no_archive, crew=crew)
             await day.begin()
             for strategy_id in range(1, self._plan.strategies + 1):
                 await self._create(desk, strategy_id)
@@ -129,7 +141,7 @@ class Round:
         if self._plan.skewed:
             sim.skew = self._rng.randint(-5 * SECOND, 5 * SECOND)
             sim.fired[Fault.F21_CLOCK_SKEW] += 1
-        async with serve(sim) as server:
+        async with serve(sim, beat=SystemClock()) as server:
             yield sim, server
 
     def _brokers(self, sim: KiteSim, server: Server, sessions: "_Sessions") -> KiteBrokers:
@@ -323,6 +335,10 @@ class _Sessions:
 
     async def connected(self, broker: str) -> Collection[int]:
         return frozenset(self._accounts)
+
+    async def anybody(self) -> KiteAccount | None:
+        """Somebody with a session, as long as there is one."""
+        return next((self._accounts[user_id] for user_id in sorted(self._accounts)), None)
 
     def expire(self, account: KiteAccount) -> None:
         if self._accounts.get(account.user_id) == account:

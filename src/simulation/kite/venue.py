@@ -1,7 +1,7 @@
 """A simulated Kite as the venue of a simulated day: ticks go out over its stream and come back through the feed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from brokers.kite.account import KiteAccount, KiteAddress
@@ -20,18 +20,30 @@ PATIENCE = 30.0
 
 
 class KiteVenue:
-    """`simulation.day.Venue` over sockets. A batch of ticks has come back wholly before the day goes on.
+    """`simulation.day.Venue` over sockets. A batch of ticks has come back wholly before the day goes on, unless the
+    stream is `faulty`: then it goes on after a moment with what has come.
 
     The stream's frames come in their order, so a message sent behind a batch tells that the batch was read.
     """
 
-    def __init__(self, sim: KiteSim, server: Server, account: KiteAccount, address: KiteAddress, clock: Clock) -> None:
-        """`account`: the session that prices come through. `clock` is the real one: sockets know no other."""
+    def __init__(
+        self,
+        sim: KiteSim,
+        server: Server,
+        account: Callable[[], Awaitable[KiteAccount | None]],
+        address: KiteAddress,
+        clock: Clock,
+        *,
+        faulty: float = 0,
+    ) -> None:
+        """`account`: the session that prices come through now. `clock` is the real one: sockets know no other.
+        `faulty`: how many seconds a batch may take."""
         self._sim = sim
         self._stream = server.stream
-        self._user = account.kite_user_id
+        self._account = account
+        self._faulty = faulty
         self._kite = KiteFeed(
-            account=lambda: _now(account),
+            account=account,
             tokens=lambda symbol: None if (found := sim.instruments.find(symbol)) is None else found.token,
             address=address,
             clock=clock,
@@ -39,7 +51,6 @@ class KiteVenue:
         )
         self._wanted: frozenset[int] = frozenset()
         self._came: list[Tick] = []
-        self._marks = 0
         self.feed: Feed = _Asking(self)
 
     @asynccontextmanager
@@ -54,18 +65,28 @@ class KiteVenue:
                 await reading
 
     async def trade(self, batch: Sequence[Tick]) -> Sequence[Tick]:
-        async with asyncio.timeout(PATIENCE):
-            while self._stream.subscribed(self._user) != dict.fromkeys(self._wanted, Mode.FULL):  # noqa: ASYNC110
-                await asyncio.sleep(0)  # what was asked for is on its way
-            await self._sim.on_ticks(batch)
-            if not self._wanted:
-                return ()
-            self._marks += 1
-            self._stream.message("so far", self._user)
-            while self._kite.ignored_texts < self._marks:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        account = await self._account()
+        user_id = "" if account is None else account.kite_user_id
+        wanted = dict.fromkeys(self._wanted, Mode.FULL)
+        await self._until(lambda: self._stream.subscribed(user_id) == wanted)  # what was asked for is on its way
+        await self._sim.on_ticks(batch)
+        if not wanted:
+            return ()
+        marks = self._kite.ignored_texts
+        self._stream.message("so far", user_id)
+        await self._until(lambda: self._kite.ignored_texts > marks)
         came, self._came = self._came, []
         return came
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        """Raises TimeoutError when a stream without faults does not come to it."""
+        try:
+            async with asyncio.timeout(self._faulty or PATIENCE):
+                while not holds():  # noqa: ASYNC110 (nothing tells)
+                    await asyncio.sleep(0)
+        except TimeoutError:
+            if not self._faulty:
+                raise
 
     async def match(self, batch: Sequence[Tick]) -> None:
         """The exchange has seen the ticks already."""
@@ -103,7 +124,3 @@ class _Asking:
         empty: tuple[FeedItem, ...] = ()
         for item in empty:
             yield item
-
-
-async def _now(account: KiteAccount) -> KiteAccount | None:
-    return account
