@@ -31,7 +31,7 @@ from sources.prices import PriceWriter
 from sources.scheduler import Scheduler
 from sources.updates import OPEN_PERIOD, WATCH_PERIOD, OpenOrders, Updates
 
-__all__ = ["Crew", "Day", "NoRest", "PaperVenue", "Venue"]
+__all__ = ["Crew", "Day", "NoFeed", "NoRest", "PaperVenue", "Venue"]
 
 AFTERMATH = 15 * 60 * SECOND
 """How long after the last tick the day goes on, for orders whose fate is not known yet."""
@@ -67,7 +67,7 @@ class PaperVenue:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self.feed: Feed = _NoFeed()
+        self.feed: Feed = NoFeed()
 
     async def trade(self, batch: Sequence[Tick]) -> Sequence[Tick]:
         return batch
@@ -265,7 +265,7 @@ class _Heard(Observer):
         self._inner.dropped(reason, count)
 
 
-class _NoFeed:
+class NoFeed:
     """The day hands its ticks over itself."""
 
     name = "day"
@@ -283,4 +283,4 @@ class _NoFeed:
             yield item
 
 
-_feed: type[Feed] = _NoFeed
+_feed: type[Feed] = NoFeed

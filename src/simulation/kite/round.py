@@ -23,6 +23,7 @@ from domain.calendar import load_nse
 from domain.events import StrategyCreated, StrategyStartRequested, StrategyStopRequested
 from domain.facts import Policy
 from domain.strategy import State, evolve, initial
+from domain.tags import parse_tag
 from domain.values import MINUTE, SECOND, Config, Instant, Product, Quantity, Side, Tick
 from eventstore.envelope import NewEvent, Recorded
 from eventstore.open import open_log
@@ -32,7 +33,7 @@ from projections.live import live_states
 from projections.runtime import DEFAULTS, encode_change
 from simulation.clock import VirtualClock
 from simulation.crashes import Crashes, MortalCrew
-from simulation.day import Day, Venue
+from simulation.day import Day, NoFeed, Venue
 from simulation.invariants import Checker, Violations
 from simulation.kite.faults import Fault, SeededFaults
 from simulation.kite.instruments import SimInstrument
@@ -42,7 +43,7 @@ from simulation.kite.server import Server, serve
 from simulation.kite.sim import KiteSim
 from simulation.kite.tally import Tally, tally
 from simulation.kite.venue import KiteVenue
-from sources.feeds.port import Feed, FeedItem
+from sources.feeds.port import Feed
 
 __all__ = ["Plan", "Round"]
 
@@ -265,8 +266,6 @@ class Round:
 
 def _held(states: Sequence[State], rows: Sequence["_Row"], trades: Sequence[Trade]) -> None:
     """What each strategy thinks that it holds is what its orders traded at the broker."""
-    from domain.tags import parse_tag
-
     strategy_of = {row.order_id: parts.strategy_id for row in rows if (parts := parse_tag(row.tag)) is not None}
     held: dict[int, int] = {state.id: 0 for state in states}
     for trade in trades:
@@ -368,7 +367,7 @@ class _Venue:
 
     def __init__(self, sim: KiteSim) -> None:
         self._sim = sim
-        self.feed: Feed = _NoFeed()
+        self.feed: Feed = NoFeed()
 
     async def trade(self, batch: Sequence[Tick]) -> Sequence[Tick]:
         await self._sim.on_ticks(batch)
@@ -380,21 +379,6 @@ class _Venue:
     def next_due(self) -> Instant | None:
         due = self._sim.next_due()
         return due if due is not None and due > self._sim.clock.now() else None
-
-
-class _NoFeed:
-    name = "campaign"
-
-    def subscribe(self, symbols: frozenset[str]) -> None:
-        """All ticks come anyway."""
-
-    def reconnect(self) -> None:
-        """There is no connection."""
-
-    async def ticks(self) -> AsyncIterator[FeedItem]:
-        empty: tuple[FeedItem, ...] = ()
-        for item in empty:
-            yield item
 
 
 class _Row:
