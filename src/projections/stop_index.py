@@ -40,7 +40,7 @@ class StopIndex:
     """The armed stops of all strategies, and the symbols that strategies need prices of."""
 
     def __init__(self) -> None:
-        self._alive: dict[int, State] = {}
+        self._held: dict[int, State] = {}
         self._armed: dict[int, Stop] = {}
         self._stops: dict[str, list[tuple[Price, int]]] = {}
         """Per symbol, ascending: those at or above a price are the tail."""
@@ -60,7 +60,7 @@ class StopIndex:
         for state in states:
             index._versions[state.id] = state.version
             index._revisions[state.id] = state.stop_revision
-            if state.alive:
+            if _needs_prices(state):
                 index._hold(state)
                 index._rearm(state)
         return index
@@ -85,7 +85,8 @@ class StopIndex:
             yield self._armed[strategy_id]
 
     def symbols(self) -> frozenset[str]:
-        """The symbols of all runs that are alive, armed or not: an entry needs a fresh price too."""
+        """The symbols of all runs that are alive, armed or not, because an entry needs a fresh price too; and of shares
+        and orders that an ended run left, because an exit that rests is moved toward the market."""
         return frozenset(self._symbols)
 
     # --- following --------------------------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ class StopIndex:
             return []
         self._versions[strategy_id] = version
         event = recorded.event
-        state = self._alive.get(strategy_id)
+        state = self._held.get(strategy_id)
         if state is None:
             if isinstance(event, StrategyCreated):
                 self._revisions[strategy_id] = 1
@@ -112,10 +113,11 @@ class StopIndex:
             self._release(state)
         state.version = version - 1
         apply(state, event)
-        if strategy_id not in self._alive:
+        if strategy_id not in self._held:
             self._hold(state)
         if not state.alive:
-            self._release(state)
+            if not _needs_prices(state):
+                self._release(state)
             self._disarm(strategy_id)
             self._taken.pop(strategy_id, None)
             self._revisions[strategy_id] = state.stop_revision
@@ -130,13 +132,13 @@ class StopIndex:
             self._disarm(stop.strategy_id)
 
     def _hold(self, state: State) -> None:
-        self._alive[state.id] = state
+        self._held[state.id] = state
         self._symbols[state.symbol] += 1
         if self._symbols[state.symbol] == 1:
             self.symbols_revision += 1
 
     def _release(self, state: State) -> None:
-        del self._alive[state.id]
+        del self._held[state.id]
         self._symbols[state.symbol] -= 1
         if not self._symbols[state.symbol]:
             del self._symbols[state.symbol]
@@ -155,7 +157,9 @@ class StopIndex:
         return [wanted]
 
     def _wanted(self, state: State) -> Stop | None:
-        if state.open_quantity <= 0 or state.stop_due or self._taken.get(state.id) == (state.run, state.stop_revision):
+        if not state.alive or state.open_quantity <= 0 or state.stop_due:
+            return None
+        if self._taken.get(state.id) == (state.run, state.stop_revision):
             return None
         return Stop(
             state.id,
@@ -175,3 +179,7 @@ class StopIndex:
         del stops[bisect_left(stops, (stop.price, strategy_id))]
         if not stops:
             del self._stops[stop.symbol]
+
+
+def _needs_prices(state: State) -> bool:
+    return state.alive or state.open_quantity > 0 or state.surfaced > 0 or state.unresolved or bool(state.lingering)

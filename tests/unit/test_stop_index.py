@@ -17,7 +17,7 @@ from domain.events import (
 )
 from domain.strategy import State, evolve, fold, initial
 from domain.tags import make_tag
-from domain.values import SECOND, Exit, Kind, OrderRequest, Product, Side
+from domain.values import SECOND, Exit, Kind, OrderRequest, Product, Side, Status
 from projections.stop_index import Stop, StopIndex
 from tests.sources.world import CLOSE, INFY, TEN, bought, config, recorded, started, tick
 
@@ -114,6 +114,14 @@ def test_the_symbol_is_needed_until_the_run_ends() -> None:
     follow(index, StrategyStopped(run=1, reason=Exit.USER, at=TEN), strategy_id=2, first=2)
     assert index.symbols() == frozenset()
     assert index.symbols_revision != revision
+
+
+def test_the_symbol_of_shares_that_an_ended_run_left_is_needed_until_they_are_sold() -> None:
+    state = fold(initial(1, 7), [StrategyCreated(config=config())])
+    state.open_quantity, state.status = 5, Status.FAILED
+    index = StopIndex.from_states([state])
+    assert index.symbols() == {INFY}
+    assert list(index.armed()) == []
 
 
 def test_a_trade_of_another_session_does_not_hit() -> None:
@@ -222,4 +230,6 @@ def test_the_index_is_what_looking_at_every_strategy_gives(
                 index.take(hits[0])
                 taken.add((hits[0].strategy_id, hits[0].run, hits[0].revision))
                 armed.pop(hits[0].strategy_id)
-        assert index.symbols() == {each.symbol for each in states.values() if each.alive}
+        assert index.symbols() == {
+            each.symbol for each in states.values() if each.alive or each.open_quantity > 0 or each.unresolved
+        }

@@ -35,6 +35,7 @@ class Report(Struct, kw_only=True):
     duplicates: int
     without_intent: int
     sold_twice: int
+    surfaced_sales: int
     unresolved: int
     violations: list[str]
     alerts: dict[str, int]
@@ -46,9 +47,7 @@ def campaign_command(
     orders: Annotated[int, typer.Option(min=1, help="Until so many orders have reached the broker.")] = 1_000,
     seed: Annotated[int, typer.Option(help="Of the first round; each further one has the next.")] = 1,
     strategies: Annotated[int, typer.Option(min=1, help="Of a round.")] = STRATEGIES,
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Ticks come over the stream, with its faults.")
-    ] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Ticks come over the stream, with its faults.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Rounds at a time.")] = os.cpu_count() or 1,
     write: Annotated[Path | None, typer.Option(help="Also write the table into this file, as Markdown.")] = None,
     json: Json = False,
@@ -108,6 +107,7 @@ def _report(total: Tally, seed: int, rounds: int, violations: list[str]) -> Repo
         duplicates=len(total.duplicates),
         without_intent=len(total.strangers),
         sold_twice=len(total.sold_twice),
+        surfaced_sales=len(total.surfaced_sales),
         unresolved=len(total.open),
         violations=violations,
         alerts={str(code): count for code, count in sorted(total.alerts.items())},
@@ -144,7 +144,8 @@ def _sentence(report: Report) -> str:
     alerts = ", ".join(f"{count:,} {code}" for code, count in report.alerts.items())
     return (
         f"{report.orders:,} orders in {report.rounds:,} rounds from seed {report.seed}; "
-        f"{report.unknown:,} outcomes were unknown for a time; alerts: {alerts or 'none'}."
+        f"{report.unknown:,} outcomes were unknown for a time; {report.surfaced_sales} strategies sold beyond what "
+        f"they held by an order that surfaced after its quarantine, and were alerted; alerts: {alerts or 'none'}."
     )
 
 
@@ -166,6 +167,7 @@ def _markdown(report: Report) -> str:
         f"| orders placed twice | {report.duplicates} |",
         f"| orders without an intent before them | {report.without_intent} |",
         f"| positions sold twice | {report.sold_twice} |",
+        f"| sold beyond by an order that surfaced after its quarantine, and alerted | {report.surfaced_sales} |",
         f"| unknown outcomes never resolved | {report.unresolved} |",
         f"| violations of any invariant | {len(report.violations)} |",
         "",

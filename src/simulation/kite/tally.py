@@ -14,7 +14,7 @@ from domain.events import (
     OrderOutcomeUnknown,
 )
 from domain.tags import parse_tag
-from domain.values import Duration, Final, Side
+from domain.values import Code, Duration, Final, Side
 from eventstore.envelope import Recorded
 from simulation.crashes import CrashPoint
 from simulation.kite.accounts import Account, AttemptKind
@@ -55,6 +55,8 @@ class Tally:
         """Orders of ours in the book that were not intended before they came."""
         self.sold_twice: list[str] = []
         """Strategies that sold more than they had bought, without an alert that says so."""
+        self.surfaced_sales: list[str] = []
+        """Strategies that sold more because an order surfaced after its quarantine, with the alert."""
         self.open: list[str] = []
         """Orders that nobody resolved."""
 
@@ -68,6 +70,7 @@ class Tally:
         self.duplicates += other.duplicates
         self.strangers += other.strangers
         self.sold_twice += other.sold_twice
+        self.surfaced_sales += other.surfaced_sales
         self.open += other.open
 
     @property
@@ -116,7 +119,10 @@ def tally(
                 counted.unknown += 1
             case AlertTriggered(code=code):
                 counted.alerts[code] += 1
-    counted.sold_twice = _sold_twice(accounts, records)
+    over, alerted = _oversold(accounts), _alerted(records)
+    surfaced = {parts.strategy_id for tag in _surfaced(records) if (parts := parse_tag(tag)) is not None}
+    counted.surfaced_sales = [f"strategy {each}: {over[each]}" for each in over if each in alerted & surfaced]
+    counted.sold_twice = [f"strategy {each}: {over[each]}" for each in over if each not in alerted & surfaced]
     return counted
 
 
@@ -169,8 +175,8 @@ def _befell(accounts: Sequence[Account], struck: Mapping[str, Sequence[CrashPoin
     return befell
 
 
-def _sold_twice(accounts: Sequence[Account], records: Sequence[Recorded]) -> list[str]:
-    """By the broker's own trades."""
+def _oversold(accounts: Sequence[Account]) -> dict[int, int]:
+    """Strategies that sold more than they had bought, by the broker's own trades."""
     tag_of = {order.order_id: order.tag for account in accounts for order in account.orders if not order.foreign}
     held: Counter[int] = Counter()
     for account in accounts:
@@ -178,9 +184,25 @@ def _sold_twice(accounts: Sequence[Account], records: Sequence[Recorded]) -> lis
             parts = parse_tag(tag_of.get(trade.order_id))
             if parts is not None:
                 held[parts.strategy_id] += trade.quantity if trade.side is Side.BUY else -trade.quantity
-    alerted = {
+    return {strategy_id: net for strategy_id, net in held.items() if net < 0}
+
+
+def _alerted(records: Sequence[Recorded]) -> set[int]:
+    return {
         record.strategy_id
         for record in records
-        if isinstance(record.event, AlertTriggered) and record.event.code in ("OVERSOLD", "ORDER_SURFACED")
+        if isinstance(record.event, AlertTriggered) and record.event.code in (Code.OVERSOLD, Code.ORDER_SURFACED)
     }
-    return [f"strategy {each}: {net}" for each, net in held.items() if net < 0 and each not in alerted]
+
+
+def _surfaced(records: Sequence[Recorded]) -> set[str]:
+    """Orders that showed up after they had been given up."""
+    given_up: set[str] = set()
+    surfaced: set[str] = set()
+    for record in records:
+        match record.event:
+            case OrderFinalized(tag=tag):
+                given_up.add(tag)
+            case OrderAccepted(tag=tag) | OrderFilled(tag=tag) if tag in given_up:
+                surfaced.add(tag)
+    return surfaced
