@@ -231,5 +231,7 @@ def test_the_index_is_what_looking_at_every_strategy_gives(
                 taken.add((hits[0].strategy_id, hits[0].run, hits[0].revision))
                 armed.pop(hits[0].strategy_id)
         assert index.symbols() == {
-            each.symbol for each in states.values() if each.alive or each.open_quantity > 0 or each.unresolved
+            each.symbol
+            for each in states.values()
+            if each.alive or each.open_quantity > 0 or each.unresolved or each.lingering
         }
