@@ -6,7 +6,7 @@ Credentials are opened when they are new, and only those of live sessions; a cal
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Set
 from typing import Any, Final
 
 import structlog
@@ -89,8 +89,7 @@ class BrokerSessions:
 
     async def connected(self, broker: str) -> Collection[int]:
         """The users with a live session at this broker. Raises LogUnavailable."""
-        sessions = await self._read()
-        return frozenset(each.user_id for each in sessions.values() if each.broker == broker and self._alive(each))
+        return _Connected(await self._read(), broker, self._alive)
 
     async def kite(self, user_id: int) -> KiteAccount | None:
         """The user's live session at Kite, secrets included. Raises LogUnavailable."""
@@ -229,6 +228,26 @@ class BrokerSessions:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Connected(Set[int]):
+    """The users with a live session at a broker. Whether one of them is among them does not depend on how many there
+    are: every look at a strategy asks that."""
+
+    def __init__(self, sessions: Mapping[int, Session], broker: str, alive: Callable[[Session], bool]) -> None:
+        self._sessions = sessions
+        self._broker = broker
+        self._alive = alive
+
+    def __contains__(self, user_id: object) -> bool:
+        session = self._sessions.get(user_id) if isinstance(user_id, int) else None
+        return session is not None and session.broker == self._broker and self._alive(session)
+
+    def __iter__(self) -> Iterator[int]:
+        return (user_id for user_id in self._sessions if user_id in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 async def _until_done(work: Callable[[], Awaitable[None]]) -> None:

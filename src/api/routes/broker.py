@@ -104,7 +104,8 @@ async def connect_broker(attempt: Write[ConnectBroker]) -> Response:
     account = await deps.accounts.get(user_id)
     if account is None:
         raise Problem(409, "DISCONNECTED", "the account was disconnected at the same moment")
-    await _until_listed(deps)
+    if broker == KITE:
+        await _until_listed(deps)
     return answers.json(_state(account, wall(deps.clock.now())))
 
 
