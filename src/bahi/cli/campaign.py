@@ -76,7 +76,8 @@ def campaign_command(
             bar.update(task, completed=total.orders, description=f"{played} rounds{faulty}")
     report = _report(total, seed, played, violations)
     if write is not None:
-        write.write_text(_markdown(report))
+        asked = f"--orders {orders} --seed {seed} --strategies {strategies}" + (" --stream" if stream else "")
+        write.write_text(_markdown(report, asked))
     if json:
         print_json(report)
     else:
@@ -149,12 +150,13 @@ def _sentence(report: Report) -> str:
     )
 
 
-def _markdown(report: Report) -> str:
+def _markdown(report: Report, asked: str) -> str:
+    """`asked`: the options that made it."""
     outcomes = list(Outcome)
     lines = [
         "# The campaign at a failing Kite",
         "",
-        f"Made by `bahi campaign --orders {report.orders} --seed {report.seed} --write FILE`.",
+        f"Made by `bahi campaign {asked} --write FILE`.",
         "Every order trades over HTTP at a [simulated Kite](../README.md#trading-on-kite), on the real log, handlers",
         "and adapter; only time is simulated. A row counts the orders that its fault or death befell; faults of",
         "readings and sessions befall no single order. Each round ends with every invariant checked against the log",
