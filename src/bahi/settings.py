@@ -160,6 +160,18 @@ class Settings(BaseSettings):
     hot_hours: Annotated[int, Field(ge=1)] = 72
     """Hours of events that Redis keeps after they are archived."""
 
+    seal_events: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """The archive seals its history after this many events …"""
+
+    seal_seconds: Seconds = timedelta(seconds=60)
+    """… or when the oldest unsealed event is this old."""
+
+    snapshot_events: Annotated[int, Field(ge=1000)] = 100_000
+    """A snapshot of every strategy's state is taken after this many events; a restart reads what came after it."""
+
+    archive_patience: Seconds = timedelta(seconds=1)
+    """How long a write over REST waits, at most, until its events are in the archive too, before it is answered."""
+
     alert_webhook: SecretStr | None = None
     """An https address that critical alerts are posted to."""
 
@@ -212,6 +224,8 @@ class Settings(BaseSettings):
         "quarantine_crash",
         "entry_patience",
         "retry_backoff",
+        "seal_seconds",
+        "archive_patience",
     )
     @classmethod
     def _positive(cls, duration: timedelta) -> timedelta:

@@ -28,6 +28,7 @@ from domain.rules.orders import (
     live_order,
     needs_follow_up,
     oversold,
+    recovering,
     resting_entry,
     resting_exit,
     surfaced_order,
@@ -102,6 +103,7 @@ ALWAYS: tuple[Rule, ...] = (
     resting_entry,
     resting_exit,
     live_order,
+    recovering,
     ended_short,
     surfaced_quantity,
 )
@@ -138,7 +140,7 @@ def _wake_at(state: State, facts: Facts) -> Instant | None:
     at += [tries.not_before for tries in state.tries.values()]
     at += [last + policy.alert_repeat for last in state.alerted.values() if uneasy(state)]
     if state.alive:
-        at.append(state.close_at)
+        at += [state.close_at, state.entries_after]
     if uneasy(state) and not market_open(facts) and (opening := next_opening(facts)) is not None:
         at.append(opening)
     if not facts.connected and (uneasy(state) or any(order.phase is Phase.LIVE for order in orders)):

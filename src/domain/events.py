@@ -494,6 +494,45 @@ class SystemRecovery(Event, frozen=True, kw_only=True, tag="SYSTEM_RECOVERY"):
     restored: dict[str, str] = {}
 
 
+class StrategyRecovered(Event, frozen=True, kw_only=True, tag="STRATEGY_RECOVERED"):
+    """The end of the log was lost, and with it perhaps an order of this strategy. Nothing is placed until the order
+    book was read after `settle_after` and RECOVERY_SETTLED says so, and no entry before `entries_after`."""
+
+    stream: ClassVar[Priority] = HIGH
+    epoch: str
+    at: Instant
+    settle_after: Instant
+    entries_after: Instant
+
+
+class RecoverySettled(Event, frozen=True, kw_only=True, tag="RECOVERY_SETTLED"):
+    """The order book shows all that was lost of this strategy: it may act again."""
+
+    stream: ClassVar[Priority] = HIGH
+    wakes: ClassVar[bool] = True
+    at: Instant
+    readings: int
+
+
+class OrderRecovered(Event, frozen=True, kw_only=True, tag="ORDER_RECOVERED"):
+    """An order of ours that the order book shows and the log does not: its intent was lost. It stands for the intent.
+
+    `run` is 0 when the run was lost as well; `number` is the order's within its run.
+    """
+
+    stream: ClassVar[Priority] = HIGH
+    wakes: ClassVar[bool] = True
+    tag: Tag
+    kind: Kind
+    run: int
+    number: int
+    order_id: str
+    symbol: str
+    quantity: Quantity
+    product: Product
+    placed_at: Instant
+
+
 class SafetyAbort(Event, frozen=True, kw_only=True, tag="SAFETY_ABORT"):
     catalogue_id: ClassVar[str] = "X5"
     stream: ClassVar[Priority] = CRITICAL
@@ -501,6 +540,17 @@ class SafetyAbort(Event, frozen=True, kw_only=True, tag="SAFETY_ABORT"):
     run: int
     reason: Abort
     facts: dict[str, str] = {}
+
+
+class AuditRead(Event, frozen=True, kw_only=True, tag="AUDIT_READ"):
+    """Somebody looked at the history of others: `by` is `api` (then the event's user is who) or `cli`."""
+
+    stream: ClassVar[Priority] = LOW
+    versioned: ClassVar[bool] = False
+    by: str
+    what: str
+    """What was asked for, `events` or `state` for instance."""
+    filters: dict[str, str] = {}
 
 
 class EventParked(Event, frozen=True, kw_only=True, tag="EVENT_PARKED"):

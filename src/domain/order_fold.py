@@ -22,9 +22,12 @@ from domain.events import (
     OrderFilled,
     OrderFinalized,
     OrderOutcomeUnknown,
+    OrderRecovered,
     OrderRejected,
     OrderRetryRequired,
     PositionSettled,
+    RecoverySettled,
+    StrategyRecovered,
 )
 from domain.state import FREE, UNREACHABLE, Order, State, Tries
 from domain.values import (
@@ -281,6 +284,47 @@ def _modify_rejected(state: State, event: ModifyRejected) -> None:
     state.last_action = f"MODIFY refused: {event.reason}"
 
 
+def _strategy_recovered(state: State, event: StrategyRecovered) -> None:
+    state.settle_after = max(event.settle_after, state.settle_after)
+    state.entries_after = max(event.entries_after, state.entries_after)
+
+
+def _recovery_settled(state: State, event: RecoverySettled) -> None:
+    state.settle_after = 0
+
+
+def _order_recovered(state: State, event: OrderRecovered) -> None:
+    """The run's own order, if there is room for it; else one that surfaced, as every order of a run that is over."""
+    if state.find(event.tag) is not None:
+        return
+    order = Order(
+        tag=event.tag,
+        kind=event.kind,
+        run=event.run,
+        quantity=event.quantity,
+        attempt=1,
+        at=event.placed_at,
+        deadline=event.placed_at,
+        product=event.product,
+        phase=Phase.LIVE,
+        order_id=event.order_id,
+    )
+    state.last_action = f"{event.kind} recovered"
+    of_this_run = event.run == state.run and (state.alive or event.kind is Kind.SURFACED)
+    if of_this_run:
+        state.orders = max(state.orders, event.number)
+        state.entered = state.entered or event.kind is Kind.BUY
+    if not of_this_run or state.unresolved:
+        state.past = {**state.past, order.tag: replace(order, surfaced=True)}
+        return
+    state.past = _with_past(state)
+    state.order = order
+    state.lock_state = event.tag
+    if event.kind is Kind.BUY:
+        state.entry_spent = False
+    _name_order(state, order, event.order_id)
+
+
 def _alerted(state: State, event: AlertTriggered) -> None:
     state.alerted = {**state.alerted, event.code: event.at}
 
@@ -302,6 +346,9 @@ ON_ORDERS: dict[type[Event], Callable[[State, Any], None]] = {
     ModifyRequested: _modify_requested,
     ModifyRejected: _modify_rejected,
     PositionSettled: _settled,
+    StrategyRecovered: _strategy_recovered,
+    RecoverySettled: _recovery_settled,
+    OrderRecovered: _order_recovered,
     AlertTriggered: _alerted,
 }
 """What each event of an order does to the state."""

@@ -163,6 +163,10 @@ class State(Struct, kw_only=True):
     alerted: dict[str, Instant] = field(default_factory=dict)
     """When each alert code was last raised, for its repetition."""
     terminated_at: Instant = 0
+    settle_after: Instant = 0
+    """Above 0 the end of the log was lost: nothing is placed until the book, read after this, shows what was lost."""
+    entries_after: Instant = 0
+    """No entry before this: one that was lost might still surface."""
     updated_at: Instant = 0
     """recorded_at of the last event of the strategy (set by whoever folds recorded events)."""
     position_in_log: int = 0

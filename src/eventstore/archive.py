@@ -16,9 +16,10 @@ from sqlalchemy import ARRAY, BigInteger, any_, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from eventstore.archive_tables import checkpoint, events, log_identity
+from eventstore.archive_tables import checkpoint, epochs, events
 from eventstore.envelope import Owner, Raw, Recorded, decode, owner_of
 from eventstore.errors import LogError, LogLost, LogUnavailable
+from eventstore.months import Months
 
 __all__ = ["CHECKPOINT", "OUTAGES", "ArchiveGap", "PostgresArchive", "archive_outages"]
 
@@ -61,6 +62,7 @@ class PostgresArchive:
     def __init__(self, engine: AsyncEngine, partition: int = 0) -> None:
         self.engine = engine
         self.partition = partition
+        self._months = Months()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -103,11 +105,23 @@ class PostgresArchive:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def identify(self, connection: AsyncConnection, epoch: str, log_id: str) -> None:
-        """The archive is of this log from its first event on. Raises LogLost when it is another one's."""
-        mine = {"partition": self.partition, "epoch": epoch, "log_id": log_id}
-        await connection.execute(insert(log_identity).values(mine).on_conflict_do_nothing())
-        found = select(log_identity.c.epoch, log_identity.c.log_id).where(log_identity.c.partition == self.partition)
-        kept = (await connection.execute(found)).one()
+        """The archive is of this epoch of this log; an empty one becomes so. Raises LogLost if it is another's."""
+        first = {
+            "partition": self.partition,
+            "number": 1,
+            "epoch": epoch,
+            "log_id": log_id,
+            "after_position": 0,
+            "reason": "FIRST_START",
+        }
+        await connection.execute(insert(epochs).values(first).on_conflict_do_nothing())
+        newest = (
+            select(epochs.c.epoch, epochs.c.log_id)
+            .where(epochs.c.partition == self.partition)
+            .order_by(epochs.c.number.desc())
+            .limit(1)
+        )
+        kept = (await connection.execute(newest)).one()
         if (kept.epoch, kept.log_id) != (epoch, log_id):
             raise LogLost(
                 f"the archive belongs to log {kept.log_id}, epoch {kept.epoch}; this is {log_id}, epoch {epoch}"
@@ -135,6 +149,7 @@ class PostgresArchive:
                 raise ArchiveGap(f"the archive reaches to {expected - 1}, and {raw.position} was to follow")
         if not new:
             return 0
+        await self._months.ensure(connection, new[0].recorded_at, new[-1].recorded_at)
         await self._copy(connection, new)
         await connection.execute(
             update(checkpoint)
@@ -142,6 +157,10 @@ class PostgresArchive:
             .values(position=new[-1].position, updated_at=func.clock_timestamp())
         )
         return len(new)
+
+    def committed(self, raws: Sequence[Raw]) -> None:
+        """The transaction that stored these was committed."""
+        self._months.committed(raws[0].recorded_at, raws[-1].recorded_at)
 
     async def _copy(self, connection: AsyncConnection, raws: Sequence[Raw]) -> None:
         driver: Any = (await connection.get_raw_connection()).driver_connection

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
@@ -16,11 +17,22 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     func,
     text,
 )
 
-__all__ = ["Instant", "checkpoint", "events", "log_identity", "metadata"]
+__all__ = [
+    "Instant",
+    "checkpoint",
+    "epochs",
+    "events",
+    "metadata",
+    "seal_keys",
+    "seals",
+    "snapshot_points",
+    "snapshots",
+]
 
 metadata = MetaData(
     naming_convention={
@@ -49,18 +61,17 @@ events = Table(
     Column("user_id", BigInteger),
     # The envelope's bytes as they were in the stream: replay and seals read these, the other columns only find them.
     Column("envelope", LargeBinary, nullable=False),
-    PrimaryKeyConstraint("partition", "position"),
+    PrimaryKeyConstraint("partition", "position", "recorded_at"),
     Index(
         "ix_events_strategy_id_position", "strategy_id", "position", postgresql_where=text("strategy_id IS NOT NULL")
     ),
     Index("ix_events_user_id_position", "user_id", "position", postgresql_where=text("user_id IS NOT NULL")),
     Index("ix_events_recorded_at", "recorded_at"),
+    postgresql_partition_by="RANGE (recorded_at)",
 )
-# Monthly partitioning, later and without moving a row: within a partition `recorded_at` and `position` rise together,
-# so a month is a range of positions too. Give this table a CHECK on its range of recorded_at and a unique index on
-# (partition, position, recorded_at), rename it, create `events` anew PARTITION BY RANGE (recorded_at) with that key,
-# and ATTACH the old table as its first part. Readers and the archive's writer name `events` and its columns only, so
-# they do not change.
+# A part for every month (UTC), `events_y2026m11`, made by the archive's writer before the first event of the month;
+# `events_other` takes what has no sane time. That a position is there once is held by the checkpoint, which moves in
+# the same transaction.
 
 checkpoint = Table(
     "checkpoint",
@@ -73,12 +84,79 @@ checkpoint = Table(
     PrimaryKeyConstraint("name", "partition"),
 )
 
-log_identity = Table(
-    "log_identity",
+epochs = Table(
+    "epochs",
     metadata,
-    # Which incarnation of the log this archive belongs to: a foreign or emptied Redis is recognised by it.
-    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
+    # The incarnations of the log, `number` from 1. The newest is the one that may write: a foreign or emptied Redis is
+    # recognised by it. `log_id` is in the order tags of that epoch.
+    Column("partition", SmallInteger, nullable=False),
+    Column("number", Integer, nullable=False),
     Column("epoch", Text, nullable=False),
     Column("log_id", Text, nullable=False),
+    # The last position before it: its first event has the next one.
+    Column("after_position", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("began_at", Instant, nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("partition", "number"),
+    UniqueConstraint("partition", "epoch"),
+)
+
+seals = Table(
+    "seals",
+    metadata,
+    # `eventstore.seals.Seal`, column for field.
+    Column("partition", SmallInteger, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Column("previous", LargeBinary, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("sealed_at", BigInteger, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("partition", "number"),
+    UniqueConstraint("partition", "last"),
+)
+
+seal_keys = Table(
+    "seal_keys",
+    metadata,
+    # `number` from 1; the newest seals. The id is the first 16 hex digits of SHA-256 of the public key.
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False, unique=True),
+    Column("public_key", LargeBinary, nullable=False),
+    # The private key, sealed with BAHI_SECRET_KEYS; NULL once it was destroyed.
+    Column("private_key", LargeBinary),
+    # The key before vouches for this one, and this one for the key before (NULL for the first).
+    Column("endorsement", LargeBinary),
+    Column("acceptance", LargeBinary),
     Column("created_at", Instant, nullable=False, server_default=func.now()),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    # The state of a strategy after its last event at or before `position`, for every strategy that changed since the
+    # snapshot point before.
+    Column("partition", SmallInteger, nullable=False),
+    Column("strategy_id", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("partition", "strategy_id", "position"),
+    Index("ix_snapshots_partition_position", "partition", "position"),
+)
+
+snapshot_points = Table(
+    "snapshot_points",
+    metadata,
+    # The positions for which `snapshots` tells every state.
+    Column("partition", SmallInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+    # A digest of the program that folded: another program's snapshots are worth nothing.
+    Column("fold", Text, nullable=False),
+    # The users whose kill switch was on.
+    Column("halts", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("partition", "position"),
 )

@@ -4,7 +4,7 @@ from typing import Final
 
 from domain.values import Priority
 
-__all__ = ["CLASSES", "GROUP", "LOG_ID", "MARKET_TICKS", "PARTITIONS", "Keys", "alive", "price"]
+__all__ = ["CLASSES", "GROUP", "MARKET_TICKS", "PARTITIONS", "Keys", "alive", "price"]
 
 GROUP: Final = "workers"
 """The consumer group on the class streams."""
@@ -14,8 +14,6 @@ MARKET_TICKS: Final = "market:ticks"
 """The capped stream of market data; global."""
 PARTITIONS: Final = "partitions"
 """How many partitions this log was created with; global."""
-LOG_ID: Final = "log_id"
-"""The log's name in order tags, four characters [A-Z0-9]; global."""
 
 
 def price(symbol: str) -> str:
@@ -32,7 +30,20 @@ class Keys:
     """The keys of one partition. With `hashtag` every one carries `{partition}:`, so that a Redis Cluster keeps them
     in one slot; without, they are the names of the specification."""
 
-    __slots__ = ("_names", "_prefix", "epoch", "halts", "hashtag", "partition", "position", "streams", "timers")
+    __slots__ = (
+        "_names",
+        "_prefix",
+        "archived",
+        "epoch",
+        "halts",
+        "hashtag",
+        "log_id",
+        "log_ids",
+        "partition",
+        "position",
+        "streams",
+        "timers",
+    )
 
     def __init__(self, partition: int = 0, hashtag: bool = False) -> None:
         self.partition = partition
@@ -47,6 +58,12 @@ class Keys:
         """Hash: `position` of the last entry, and `recorded_at`, its time."""
         self.timers: Final = f"{prefix}timers"
         """Sorted set of strategy ids by the instant at which each wants to be woken."""
+        self.log_id: Final = f"{prefix}log_id"
+        """The log's name in order tags, four characters [A-Z0-9]; another one in each epoch."""
+        self.log_ids: Final = f"{prefix}log_ids"
+        """Set: the names of earlier epochs, whose orders may still be in the book."""
+        self.archived: Final = f"{prefix}archived"
+        """How far the archive reaches; also the channel on which that is told."""
         self.halts: Final = f"{prefix}halt:*"
         """The pattern of all halt latches."""
 

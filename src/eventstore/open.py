@@ -12,7 +12,7 @@ from domain.clock import Clock
 from eventstore.clients import command, log_client
 from eventstore.envelope import Ids
 from eventstore.errors import LogLost, PartitionMismatch, ServerTooOld, WeakDurability
-from eventstore.keys import GROUP, LOG_ID, PARTITIONS, Keys
+from eventstore.keys import GROUP, PARTITIONS, Keys
 from eventstore.log import Archive, EventLog
 
 __all__ = ["OLDEST_SERVER", "REQUIRED_SETTINGS", "check_server", "create_groups", "open_log"]
@@ -56,7 +56,7 @@ async def open_log(
             )
         if not 0 <= partition < partitions:
             raise PartitionMismatch(f"there is no partition {partition} of {partitions}")
-        log_id = await _set_once(redis, LOG_ID, random(4))
+        log_id = await _set_once(redis, keys.log_id, random(4))
         if archive is not None:
             await _compare(redis, keys, archive)
         epoch = await _create(redis, keys, random(16))

@@ -237,6 +237,7 @@ class Projector:
             await self._projections.write(connection, changes)
             self._unsure = (entries, changes.faults)
         self._unsure = None
+        self.archive.committed([entry.raw for entry in entries])
         if spoiled is None:
             self._projections.keep(changes)
         else:

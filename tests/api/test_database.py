@@ -17,7 +17,12 @@ from tests.conftest import HasUrl, _execute, with_database
 
 def test_the_migrations_make_exactly_the_tables(database_url: str) -> None:
     with create_engine(database_url, poolclass=NullPool).connect() as connection:
-        options = {"compare_type": True, "compare_server_default": True}
+        options = {
+            "compare_type": True,
+            "compare_server_default": True,
+            # the months of `events` are made when they begin
+            "include_name": lambda name, kind, _: kind != "table" or not (name or "").startswith("events_"),
+        }
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
         assert migrations.revision(connection) == migrations.head()
         assert connection.scalar(text("SELECT count(*) FROM pg_class WHERE relname = 'strategy_ids'")) == 1

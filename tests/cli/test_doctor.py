@@ -79,7 +79,7 @@ def test_what_is_wrong_is_found_one_by_one(own: Installation, monkeypatch: pytes
         own.redis.set("alive:worker", "1", ex=600)
         (own.home / "secret-keys").chmod(0o644)
         own.sql("UPDATE alembic_version SET version_num = '0000'")
-        own.sql("UPDATE log_identity SET epoch = 'ANOTHER'")
+        own.sql("UPDATE epochs SET epoch = 'ANOTHER'")
         found = checks(own.here("doctor", "--json"))
     failed = {name for name, check in found.items() if check["state"] == "failed"}
     assert failed == {"redis", "schema", "partitions", "roles", "secret keys", "archive", "port"}

@@ -25,7 +25,7 @@ from domain.events import Event, ForceStop
 from domain.facts import Facts
 from domain.strategy import State
 from domain.values import HOUR, MINUTE, SECOND, Duration, OrderRequest
-from eventstore.keys import LOG_ID
+from eventstore.keys import Keys
 from handlers.decider import Wake, decided, take_turn
 from tests.engine.world import OPENING, Died, Process, World
 
@@ -212,7 +212,7 @@ async def _live_through(redis_url: str, seed: int) -> Counter[str]:
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
     redis = Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0))
     await redis.flushall()
-    await redis.set(LOG_ID, "SEED")  # the broker's faults follow from the tags, which begin so
+    await redis.set(Keys().log_id, "SEED")  # the broker's faults follow from the tags, which begin so
     chance = random.Random(seed)
     plan = HealingPlan(seed, latency=chance.choice([0, 0, 50_000, 1_500_000, 9_000_000]))
     limits = OrderLimits(second=3, reserve=0.34) if chance.random() < 0.3 else None

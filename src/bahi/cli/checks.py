@@ -337,12 +337,12 @@ async def _archive(reader: "Reader") -> list[Check]:
 
     from bahi.cli.parked import parked_now
     from bahi.cli.reader import entry_at
-    from eventstore.archive_tables import log_identity
+    from eventstore.archive_tables import epochs
 
     checks: list[Check] = []
     behind, seconds = 0, 0.0
     async with reader.database.connect() as connection:
-        known = {row.partition: row for row in await connection.execute(select(log_identity))}
+        known = {row.partition: row for row in await connection.execute(select(epochs).order_by(epochs.c.number))}
     for log in reader.logs:
         mine = known.get(log.keys.partition)
         if mine is not None and (mine.epoch, mine.log_id) != (log.epoch, log.log_id):

@@ -53,8 +53,6 @@ async def _explain(settings: Any, order: str, json: bool) -> None:
     tag = order.upper() if parse_tag(order.upper()) else ""
     async with open_reader(settings) as reader:
         parts = parse_tag(tag)
-        if parts is not None and parts.log_id != reader.logs[0].log_id:
-            fail(f"the tag {tag} is of the log {parts.log_id}; this is {reader.logs[0].log_id}")
         logs = reader.logs if parts is None else await reader.logs_of(parts.strategy_id)
         for log in logs:
             mine = tag or await _tag_of(log, order, quiet=json)
@@ -71,7 +69,9 @@ async def _explain(settings: Any, order: str, json: bool) -> None:
                     return
     if parts is not None:
         what = f"order {parts.number} of run {parts.run} of strategy {parts.strategy_id}"
-        fail(f"the log tells nothing of {tag}, which would be {what}")
+        mine = ", ".join(log.log_id for log in reader.logs)
+        other = "" if parts.log_id in mine else f"; it is of the log {parts.log_id}, and this is {mine}"
+        fail(f"the log tells nothing of {tag}, which would be {what}{other}")
     fail(f"no order of this log has the tag or the broker's id {order!r}")
 
 

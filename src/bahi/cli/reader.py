@@ -22,7 +22,7 @@ from eventstore.clients import commands, log_client
 from eventstore.entries import read_entries
 from eventstore.envelope import Ids, Raw, Recorded
 from eventstore.errors import LogUnavailable
-from eventstore.keys import LOG_ID, PARTITIONS, Keys, alive
+from eventstore.keys import PARTITIONS, Keys, alive
 from eventstore.log import EventLog
 from eventstore.open import check_server
 from projections.runtime import DEFAULTS
@@ -70,14 +70,16 @@ class Reader:
     async def open_logs(self, stack: AsyncExitStack) -> None:
         """Opens what is there. Exits when nothing is."""
         await check_server(self.redis, allow_weak=True)
-        stored, log_id = await _answers(self.redis, [("GET", PARTITIONS), ("GET", LOG_ID)])
-        if stored is None or log_id is None:
+        (stored,) = await _answers(self.redis, [("GET", PARTITIONS)])
+        if stored is None:
             fail(f"there is no log in {self._where()}: `bahi run` or `bahi demo` begins one")
         writer = f"cli{secrets.token_hex(3)}"
         for partition in range(int(stored)):
             keys = Keys(partition, hashtag=int(stored) > 1)
-            epoch, position = await _answers(self.redis, [("GET", keys.epoch), ("HGET", keys.position, "position")])
-            if epoch is None or position is None:
+            epoch, position, log_id = await _answers(
+                self.redis, [("GET", keys.epoch), ("HGET", keys.position, "position"), ("GET", keys.log_id)]
+            )
+            if epoch is None or position is None or log_id is None:
                 fail(f"the log in {self._where()} was lost: its epoch is gone. `bahi run` recovers it")
             log = EventLog(
                 self.redis,

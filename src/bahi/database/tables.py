@@ -25,22 +25,36 @@ from sqlalchemy import (
     func,
 )
 
-from eventstore.archive_tables import Instant, checkpoint, events, log_identity, metadata
+from eventstore.archive_tables import (
+    Instant,
+    checkpoint,
+    epochs,
+    events,
+    metadata,
+    seal_keys,
+    seals,
+    snapshot_points,
+    snapshots,
+)
 from projections.sql.tables import order_logs, parked, strategies
 
 __all__ = [
     "broker_accounts",
     "checkpoint",
+    "epochs",
     "events",
     "halts",
     "idempotency_keys",
     "instrument_dumps",
     "instruments",
-    "log_identity",
     "metadata",
     "order_logs",
     "parked",
+    "seal_keys",
+    "seals",
     "sessions",
+    "snapshot_points",
+    "snapshots",
     "strategies",
     "strategy_ids",
     "user_ids",

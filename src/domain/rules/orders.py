@@ -180,6 +180,11 @@ def live_order(state: State, facts: Facts) -> Step:
     return WAIT if state.unresolved else PASS
 
 
+def recovering(state: State, facts: Facts) -> Step:
+    """After 7. The end of the log was lost: nothing new until the order book shows what was lost with it."""
+    return WAIT if state.settle_after else PASS
+
+
 def ended_short(state: State, facts: Facts) -> Step:
     """8. The last order ended short: try again, or abort, but not while a stop is still untried."""
     order = state.order

@@ -84,7 +84,7 @@ def nothing_bought(state: State, facts: Facts) -> Step:
 
 def buy_due(state: State, facts: Facts) -> Step:
     """16. The entry: pre-trade checks, then EXECUTE_BUY."""
-    if not state.buy_due or state.entered or facts.now < state.tried(Kind.BUY).not_before:
+    if not state.buy_due or state.entered or facts.now < max(state.tried(Kind.BUY).not_before, state.entries_after):
         return PASS
     denial = why_denied(state, facts)
     if denial is not None:
