@@ -158,5 +158,7 @@ snapshot_points = Table(
     Column("fold", Text, nullable=False),
     # The users whose kill switch was on.
     Column("halts", LargeBinary, nullable=False),
+    # SHA-256 over every state, by strategy: one that is missing or altered is noticed.
+    Column("digest", LargeBinary, nullable=False),
     PrimaryKeyConstraint("partition", "position"),
 )

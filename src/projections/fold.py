@@ -3,6 +3,7 @@
 from projections.compare import Difference, compare_live
 from projections.rebuild import Rebuilt, rebuild, rebuild_redis, rebuild_sql
 from projections.replay import BrokenHistory, Fault, Kind, Progress, Replay, replay_states
+from projections.restoration import restore
 from projections.verify import Report, verify
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "rebuild_redis",
     "rebuild_sql",
     "replay_states",
+    "restore",
     "verify",
 ]

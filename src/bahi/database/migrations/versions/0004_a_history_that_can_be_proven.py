@@ -73,6 +73,7 @@ def upgrade() -> None:
         sa.Column("recorded_at", sa.BigInteger(), nullable=False),
         sa.Column("fold", sa.Text(), nullable=False),
         sa.Column("halts", sa.LargeBinary(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("partition", "position", name=op.f("pk_snapshot_points")),
     )
 
