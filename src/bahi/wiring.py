@@ -10,6 +10,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio.to_thread
+import structlog
+from msgspec import structs
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -42,16 +44,20 @@ from domain.facts import Policy
 from domain.values import SECOND, Duration, Tick
 from eventstore.archive import PostgresArchive
 from eventstore.clients import command, log_client
-from eventstore.errors import LogUnavailable
-from eventstore.keys import price
+from eventstore.errors import LogBehind, LogUnavailable
+from eventstore.keys import Keys, price
 from eventstore.log import EventLog
 from eventstore.open import open_log
 from handlers.desk import Desk
 from handlers.waits import Waits
 from projections.prices import decode_price
+from projections.recovery import recover
+from projections.replay import Progress
 from projections.runtime import DEFAULTS
 
 __all__ = ["House", "open_house"]
+
+log = structlog.get_logger(__name__)
 
 SHORTEST_MASKED = 8
 """A shorter password would be masked out of ordinary words too."""
@@ -97,9 +103,10 @@ async def open_house(
     tick_to_order: TickToOrder | None = None,
     limit_reads: bool = True,
     on_order_written: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> AsyncIterator[House]:
     """Starts or finds the servers, migrates the database, opens the log; closes all of it again. `limit_reads` is off
-    for a clock that is turned by hand, against which no window of time can be counted.
+    for a clock that is turned by hand, against which no window of time can be counted. `progress` hears of a recovery.
 
     Raises SettingsError, ServerError, LogError with what is wrong and what to do.
     """
@@ -155,15 +162,8 @@ async def open_house(
         paper = PaperBrokers(exchange, functools.partial(sessions.connected, "paper"))
         brokers = InstrumentedBrokers(AllBrokers(paper, kite.brokers), metrics, clock, tick_to_order)
         for partition in range(settings.partitions):
-            opened = await open_log(
-                redis_url,
-                clock=clock,
-                defaults=DEFAULTS,
-                writer=writer,
-                partition=partition,
-                partitions=settings.partitions,
-                allow_weak=settings.allow_weak_durability,
-                archive=PostgresArchive(engine, partition),
+            opened = await _open_partition(
+                settings, redis_url, PostgresArchive(engine, partition), clock, policy, writer, progress
             )
             stack.push_async_callback(opened.aclose)
             logs.append(instrument_log(opened, metrics))
@@ -204,6 +204,38 @@ async def open_house(
             database_url=database_url,
             paper_file=paper_file,
         )
+
+
+async def _open_partition(
+    settings: Settings,
+    redis_url: str,
+    archive: PostgresArchive,
+    clock: Clock,
+    policy: Policy,
+    writer: str | None,
+    progress: Progress | None,
+) -> EventLog:
+    """The log of a partition; one that Redis has lost is restored from the archive first."""
+    while True:
+        try:
+            return await open_log(
+                redis_url,
+                clock=clock,
+                defaults=DEFAULTS,
+                writer=writer,
+                partition=archive.partition,
+                partitions=settings.partitions,
+                allow_weak=settings.allow_weak_durability,
+                archive=archive,
+            )
+        except LogBehind as behind:
+            log.critical("log_lost", partition=archive.partition, why=str(behind), todo="restoring it from the archive")
+            keys = Keys(archive.partition, hashtag=settings.partitions > 1)
+            done = await recover(
+                redis_url, archive, keys=keys, clock=clock, defaults=DEFAULTS, policy=policy, progress=progress
+            )
+            if done is not None:
+                log.critical("log_restored", partition=archive.partition, **structs.asdict(done))
 
 
 def _mask_secrets(settings: Settings) -> None:

@@ -4,6 +4,7 @@
 -- KEYS[1] the epoch, KEYS[2] the position, then the keys of this batch, which the request names by their number.
 -- ARGV[1] the request, a msgpack map; fields that do not apply are absent. ARGV[2] … the envelopes of its events.
 --   epoch, now, group
+--   seen      a position that the log reached before: it must not have become shorter
 --   events    list of {stream, strategy?, runtime?, dedupe?, cases?, halt?}
 --   dedupe    {key, digest, ttl} of the whole batch; an event may have its own
 --   entry     key of the user's halt latch: the batch opens a position
@@ -17,11 +18,11 @@ if redis.replicate_commands then redis.replicate_commands() end
 local call = redis.call
 local q = cmsgpack.unpack(ARGV[1])
 
--- Step 1: the log is the one that the caller knows, and its position is not behind its streams.
+-- Step 1: the log is the one that the caller knows, no shorter than it was, and its position not behind its streams.
 local epoch = call('GET', KEYS[1])
 if epoch ~= q.epoch then return {'WrongEpoch', epoch} end
 local at = call('HMGET', KEYS[2], 'position', 'recorded_at')
-if not at[1] then return {'WrongEpoch', false} end
+if not at[1] or tonumber(at[1]) < q.seen then return {'WrongEpoch', false} end
 local looked_at = {}
 for _, event in ipairs(q.events) do
   local top = not looked_at[event.stream] and call('XREVRANGE', KEYS[event.stream], '+', '-', 'COUNT', 1)[1]

@@ -16,9 +16,10 @@ from sqlalchemy import ARRAY, BigInteger, any_, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from eventstore.archive_tables import checkpoint, epochs, events
+from eventstore.archive_tables import checkpoint, events
 from eventstore.envelope import Owner, Raw, Recorded, decode, owner_of
-from eventstore.errors import LogError, LogLost, LogUnavailable
+from eventstore.epochs import Epoch, archived_lineage
+from eventstore.errors import LogError, LogUnavailable
 from eventstore.months import Months
 
 __all__ = ["CHECKPOINT", "OUTAGES", "ArchiveGap", "PostgresArchive", "archive_outages"]
@@ -72,6 +73,12 @@ class PostgresArchive:
             async with self.engine.connect() as connection:
                 return await self.reached(connection)
 
+    async def identity(self) -> tuple[Sequence[Epoch], int]:
+        """The log's lineage as it is known here, and how far the archive reaches. Raises LogUnavailable."""
+        with archive_outages():
+            async with self.engine.connect() as connection:
+                return await archived_lineage(connection, self.partition), await self.reached(connection)
+
     async def read(self, after: int, until: int | None) -> AsyncIterator[Recorded]:
         """The archived events after `after`, up to `until` or the end. Raises CorruptEvent, LogUnavailable."""
         until = _BIGGEST if until is None else until
@@ -103,29 +110,6 @@ class PostgresArchive:
         return await _raws(connection, found.order_by(events.c.position))
 
     # --- writing ----------------------------------------------------------------------------------------------------
-
-    async def identify(self, connection: AsyncConnection, epoch: str, log_id: str) -> None:
-        """The archive is of this epoch of this log; an empty one becomes so. Raises LogLost if it is another's."""
-        first = {
-            "partition": self.partition,
-            "number": 1,
-            "epoch": epoch,
-            "log_id": log_id,
-            "after_position": 0,
-            "reason": "FIRST_START",
-        }
-        await connection.execute(insert(epochs).values(first).on_conflict_do_nothing())
-        newest = (
-            select(epochs.c.epoch, epochs.c.log_id)
-            .where(epochs.c.partition == self.partition)
-            .order_by(epochs.c.number.desc())
-            .limit(1)
-        )
-        kept = (await connection.execute(newest)).one()
-        if (kept.epoch, kept.log_id) != (epoch, log_id):
-            raise LogLost(
-                f"the archive belongs to log {kept.log_id}, epoch {kept.epoch}; this is {log_id}, epoch {epoch}"
-            )
 
     async def reached(self, connection: AsyncConnection, *, lock: bool = False) -> int:
         """The checkpoint. With `lock` it is this transaction's: whoever else wants to write waits."""

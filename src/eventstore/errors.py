@@ -9,6 +9,7 @@ import redis.exceptions
 __all__ = [
     "CorruptEvent",
     "DedupeMismatch",
+    "LogBehind",
     "LogError",
     "LogHole",
     "LogLost",
@@ -31,6 +32,16 @@ class LogUnavailable(LogError):
 
 class LogLost(LogError):
     """This is not the log that it was: emptied, shrunken, or its consumer group is gone. An incident: stop, recover."""
+
+
+class LogBehind(LogLost):
+    """Redis lacks what the archive has: it was emptied, or an older copy was put in its place. Recovery restores it."""
+
+    def __init__(self, why: str, archived: int, held: int) -> None:
+        super().__init__(f"{why}: the archive holds events up to {archived}, this Redis up to {held}")
+        self.why = why
+        self.archived = archived
+        self.held = held
 
 
 class LogHole(LogError):

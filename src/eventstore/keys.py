@@ -31,18 +31,8 @@ class Keys:
     in one slot; without, they are the names of the specification."""
 
     __slots__ = (
-        "_names",
-        "_prefix",
-        "archived",
-        "epoch",
-        "halts",
-        "hashtag",
-        "log_id",
-        "log_ids",
-        "partition",
-        "position",
-        "streams",
-        "timers",
+        *("_names", "_prefix", "archived", "epoch", "epochs", "halts", "hashtag", "log_id", "partition"),
+        *("position", "streams", "timers"),
     )
 
     def __init__(self, partition: int = 0, hashtag: bool = False) -> None:
@@ -60,8 +50,8 @@ class Keys:
         """Sorted set of strategy ids by the instant at which each wants to be woken."""
         self.log_id: Final = f"{prefix}log_id"
         """The log's name in order tags, four characters [A-Z0-9]; another one in each epoch."""
-        self.log_ids: Final = f"{prefix}log_ids"
-        """Set: the names of earlier epochs, whose orders may still be in the book."""
+        self.epochs: Final = f"{prefix}epochs"
+        """List: the lineage of the log, JSON of each `Epoch`; absent while there was but one."""
         self.archived: Final = f"{prefix}archived"
         """How far the archive reaches; also the channel on which that is told."""
         self.halts: Final = f"{prefix}halt:*"
@@ -69,6 +59,17 @@ class Keys:
 
     def __repr__(self) -> str:
         return f"Keys({self.partition}, {self.hashtag})"
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Glob patterns of all keys that follow from the log, and of what guards its appends; no limits, no prices."""
+        names = ("strategy:*", "runtime:*", "symbol:*:strategies", "user:*:strategies", "halt:*", "foreign:*")
+        prefix = self._prefix.replace("{", "\\{")
+        return tuple(f"{prefix}{name}" for name in (*names, "dedupe:*"))
+
+    def lost(self, epoch: str, priority: Priority) -> str:
+        """The stream of a class as an epoch left it that was given up."""
+        return f"{self._prefix}lost:{epoch}:{priority}"
 
     def stream(self, priority: Priority) -> str:
         return self.streams[priority]

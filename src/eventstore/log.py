@@ -5,9 +5,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from redis.asyncio import Redis
 
 from domain.clock import Clock
-from eventstore.batch import Ack, AppendResult, Permit, RuntimeWrite
+from eventstore.batch import Ack, Appended, AppendResult, Permit, RuntimeWrite
 from eventstore.clients import command, sibling
 from eventstore.envelope import Dedupe, Ids, NewEvent, Raw, Recorded
+from eventstore.epochs import Epoch
 from eventstore.errors import LogError, LogHole, LogLost, LogUnavailable
 from eventstore.following import follow
 from eventstore.keys import Keys
@@ -24,7 +25,8 @@ _append = Script("append")
 class EventLog:
     """One partition of the log.
 
-    `epoch` is the incarnation that this process was started with; any other refuses its appends. `defaults` maps the
+    `epoch` is the incarnation that this process was started with; any other refuses its appends, and so does a log that
+    has become shorter than this process has seen it. `defaults` maps the
     fields of a runtime to their defaults: a field that is absent from the hash stands for its default. `archive`
     holds what the streams hold no longer. See `eventstore.open.open_log` for one that is ready to use.
     """
@@ -40,6 +42,7 @@ class EventLog:
         defaults: Mapping[str, object],
         archive: Archive | None = None,
         log_id: str = "",
+        lineage: Sequence[Epoch] = (),
     ) -> None:
         self.redis = sibling(redis)
         self.keys = keys
@@ -49,6 +52,12 @@ class EventLog:
         self.defaults = defaults
         self.archive = archive
         self.log_id = log_id
+        self.lineage = tuple(lineage) or (Epoch(number=1, epoch=epoch, log_id=log_id),)
+        """The log's incarnations, this one last."""
+        self.log_ids = frozenset(each.log_id for each in self.lineage)
+        """What the tags of its orders begin with: those of earlier epochs may still be in a book."""
+        self.seen = 0
+        """A position that the log has certainly reached: should it ever be shorter, this process appends no more."""
 
     async def aclose(self) -> None:
         await self.redis.aclose()
@@ -87,7 +96,7 @@ class EventLog:
             strategy_id=strategy_id,
             user_id=user_id,
         )
-        return request.result(await _append(self.redis, request.keys, *request.arguments()))
+        return self._noted(request.result(await _append(self.redis, request.keys, *request.arguments())))
 
     async def append_many(self, batches: Sequence[Sequence[NewEvent]]) -> list[AppendResult]:
         """Several appends without guards, each atomic, sent in one go and written in their order.
@@ -97,7 +106,13 @@ class EventLog:
         """
         requests = [self._request(events) for events in batches]
         answers = await _append.many(self.redis, [(each.keys, each.arguments()) for each in requests])
-        return [request.result(answer) for request, answer in zip(requests, answers, strict=True)]
+        results = zip(requests, answers, strict=True)
+        return [self._noted(request.result(answer)) for request, answer in results]
+
+    def _noted(self, result: AppendResult) -> AppendResult:
+        if isinstance(result, Appended):
+            self.seen = max(self.seen, result.positions[-1] if result.positions else 0)
+        return result
 
     def _request(
         self,
@@ -120,7 +135,7 @@ class EventLog:
             raise ValueError(f"`expected` is strategy {strategy_id}'s, and the batch has events of others")
         if (entry or (runtime is not None and runtime.user_add)) and not user_id:
             raise ValueError("`entry` and `user_add` need a user")
-        request = Request(self.keys, self.ids, self.defaults, self.epoch, self.clock.now())
+        request = Request(self.keys, self.ids, self.defaults, self.epoch, self.clock.now(), self.seen)
         request.events(events, is_blind=expected is None)
         request.guard(
             expected=expected,

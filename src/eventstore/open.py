@@ -3,7 +3,6 @@
 import secrets
 import string
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -11,7 +10,8 @@ from redis.exceptions import ResponseError
 from domain.clock import Clock
 from eventstore.clients import command, log_client
 from eventstore.envelope import Ids
-from eventstore.errors import LogLost, PartitionMismatch, ServerTooOld, WeakDurability
+from eventstore.epochs import held, judge
+from eventstore.errors import PartitionMismatch, ServerTooOld, WeakDurability
 from eventstore.keys import GROUP, PARTITIONS, Keys
 from eventstore.log import Archive, EventLog
 
@@ -42,8 +42,8 @@ async def open_log(
     """The log of a partition, created at its first start; any number of processes may do so at once.
 
     `writer` names this process in event ids, random by default. Raises ServerTooOld; WeakDurability naming the
-    settings, unless `allow_weak`; PartitionMismatch; LogLost when the archive knows more than this Redis does:
-    then it is for recovery to begin a new epoch. Close it with `aclose()`.
+    settings, unless `allow_weak`; PartitionMismatch; LogBehind when the archive knows more than this Redis does:
+    then it is for recovery to begin a new epoch; LogLost when they are not of one log. Close it with `aclose()`.
     """
     keys = Keys(partition, hashtag=cluster or partitions > 1)
     redis = log_client(redis_url)
@@ -58,7 +58,7 @@ async def open_log(
             raise PartitionMismatch(f"there is no partition {partition} of {partitions}")
         log_id = await _set_once(redis, keys.log_id, random(4))
         if archive is not None:
-            await _compare(redis, keys, archive)
+            judge(await held(redis, keys), *await archive.identity())
         epoch = await _create(redis, keys, random(16))
         return EventLog(
             redis,
@@ -69,6 +69,7 @@ async def open_log(
             defaults=defaults,
             archive=archive,
             log_id=log_id,
+            lineage=(await held(redis, keys)).lineage,
         )
     finally:
         await redis.aclose()
@@ -118,13 +119,6 @@ async def _create(redis: "Redis", keys: Keys, token: str) -> str:
     await command(redis, "HSETNX", keys.position, "recorded_at", "0")
     await create_groups(redis, keys)
     return await _set_once(redis, keys.epoch, token)
-
-
-async def _compare(redis: "Redis", keys: Keys, archive: Archive) -> None:
-    archived = await archive.last_position()
-    held: Any = await command(redis, "HGET", keys.position, "position")
-    if int(held or 0) < archived:
-        raise LogLost(f"the archive holds events up to {archived}, this Redis up to {int(held or 0)}")
 
 
 async def _set_once(redis: "Redis", key: str, value: str) -> str:

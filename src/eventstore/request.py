@@ -42,14 +42,16 @@ def halt_latch(event: UserHalted) -> str:
 class Request:
     """One call of the script: its keys, its argument, and what its answer means."""
 
-    def __init__(self, keys: Keys, ids: Ids, defaults: Mapping[str, object], epoch: str, now: Instant) -> None:
+    def __init__(
+        self, keys: Keys, ids: Ids, defaults: Mapping[str, object], epoch: str, now: Instant, seen: int = 0
+    ) -> None:
         self._names = keys
         self._ids = ids
         self._defaults = defaults
         self.keys = [keys.epoch, keys.position]
         self._envelopes: list[bytes] = []
         self._numbers: dict[str, int] = {}
-        self._request: dict[str, Any] = {"epoch": epoch, "now": now, "group": GROUP, "events": []}
+        self._request: dict[str, Any] = {"epoch": epoch, "now": now, "group": GROUP, "seen": seen, "events": []}
         self._permits: Sequence[Permit] = ()
 
     def arguments(self) -> list[bytes]:

@@ -9,14 +9,15 @@ from collections.abc import Awaitable
 import structlog
 
 from brokers.port import BookOrder, BookStatus, Broker, BrokerError, PartialReading, Unread
-from domain.events import AlertTriggered, UnknownOrderSeen
+from domain.events import AlertTriggered, Event, RecoverySettled, UnknownOrderSeen
 from domain.facts import Facts
-from domain.strategy import State
-from domain.tags import parse_tag
+from domain.strategy import State, evolve
+from domain.tags import TagParts, parse_tag
 from domain.values import SECOND, Code, Duration, Instant, Phase, Severity, Tag
 from eventstore.envelope import Dedupe, NewEvent
 from eventstore.errors import LogLost, LogUnavailable
 from handlers import outcomes
+from handlers.adopt import lost_order
 from handlers.decider import Wake, persist
 from handlers.desk import Desk, NoStrategy
 from handlers.effects import record
@@ -43,6 +44,10 @@ class Poller:
         self._dark_since: Instant | None = None
         """When the book could not be read for the first time since it last could."""
         self._evidence = Evidence()
+        self._failed = False
+        """Whether something that the last reading showed could not be dealt with."""
+        self._settling: dict[int, int] = {}
+        """How many readings have shown nothing lost, by strategies that lost the end of the log."""
         self._foreign: dict[str, BookOrder] = {}
         """The orders that are not ours, as they were last read, by their ids."""
         self._seen: dict[str, Seen] = {}
@@ -77,12 +82,16 @@ class Poller:
         written = 0
         for each in (row for row in unread if self._evidence.odd_for(row.order_id, asked_at) >= PATIENCE):
             await self._alone(each.order_id or "unread", self._report_unread(broker, each))
+        self._failed = False
         for row in sorted(rows, key=_by_age):
             written += await self._alone(row.tag or row.order_id, self._tell(broker, row))
         shown = frozenset(row.tag for row in rows if row.tag)
+        whole = not unread and not self._evidence.lacking
+        told = whole and not self._failed
         for strategy_id in sorted(strategies):
             written += await self._alone(strategy_id, self._reconcile(strategy_id, shown, asked_at))
-        whole = not unread and not self._evidence.lacking
+            if told:
+                written += await self._alone(strategy_id, self._settle(strategy_id, asked_at))
         if whole:  # what has gone has gone with its day
             ids = {row.order_id for row in rows}
             self._seen = {order_id: seen for order_id, seen in self._seen.items() if order_id in ids}
@@ -100,6 +109,7 @@ class Poller:
         except (LogUnavailable, LogLost):
             raise
         except Exception as error:
+            self._failed = True
             log.exception("not_reconciled", user_id=self._user_id, what=what, error=str(error))
             return 0
 
@@ -111,25 +121,34 @@ class Poller:
         if self._seen.get(row.order_id) == seen:
             return 0
         parts = parse_tag(row.tag)
-        if parts is None or parts.log_id != self._desk.log.log_id:
+        if parts is None or parts.log_id not in self._desk.log.log_ids:
             written = await self._report(broker, row)
         else:
             try:
-                written = await self._book(broker, parts.strategy_id, Tag(row.tag or ""), row)
+                written = await self._book(broker, parts, Tag(row.tag or ""), row)
             except NoStrategy:
                 written = await self._report(broker, row)
         self._seen[row.order_id] = seen
         return written
 
-    async def _book(self, broker: Broker, strategy_id: int, tag: Tag, row: BookOrder) -> int:
-        before, _ = await self._look(strategy_id)
-        if before.user_id != self._user_id or not outcomes.is_ours(before, tag, row):
+    async def _book(self, broker: Broker, parts: TagParts, tag: Tag, row: BookOrder) -> int:
+        strategy_id = parts.strategy_id
+        before, facts = await self._look(strategy_id)
+        lost = lost_order(before, parts, row, facts)
+        if before.user_id != self._user_id or not (lost or outcomes.is_ours(before, tag, row)):
             return await self._report(broker, row)  # it bears our sign, but nobody here ever asked for it
         self._searches.settled(tag)
         self._foreign.pop(row.order_id, None)  # a reading before may have shown it without its tag
-        if not outcomes.booked(before, tag, row):
+
+        def news(state: State, facts: Facts) -> tuple[Event, ...]:
+            lost = lost_order(state, parts, row, facts)
+            if lost is None:
+                return outcomes.booked(state, tag, row)
+            return lost, *outcomes.booked(evolve(state, lost), tag, row)
+
+        if not news(before, facts):
             return 0
-        after = await record(self._desk, strategy_id, lambda state, _: outcomes.booked(state, tag, row), Wake())
+        after = await record(self._desk, strategy_id, news, Wake())
         return after.version - before.version
 
     async def _look(self, strategy_id: int) -> tuple[State, Facts]:
@@ -147,6 +166,24 @@ class Poller:
             return 0
         await record(self._desk, strategy_id, lambda now, facts: outcomes.absent(now, order, facts), Wake())
         self._searches.settled(order.tag)
+        return 1
+
+    async def _settle(self, strategy_id: int, asked_at: Instant) -> int:
+        """The end of the log was lost: once whole readings, late enough, show nothing that the strategy lacks, it goes
+        on. What they did show was told before this."""
+        state, _ = await self._look(strategy_id)
+        if not state.settle_after or asked_at < state.settle_after:
+            self._settling.pop(strategy_id, None)
+            return 0
+        readings = self._settling[strategy_id] = self._settling.get(strategy_id, 0) + 1
+        if readings < self._desk.policy.sufficient_readings:
+            return 0
+
+        def settled(now: State, facts: Facts) -> tuple[Event, ...]:
+            return (RecoverySettled(at=facts.now, readings=readings),) if now.settle_after else ()
+
+        await record(self._desk, strategy_id, settled, Wake())
+        self._settling.pop(strategy_id, None)
         return 1
 
     async def _report(self, broker: Broker, row: BookOrder) -> int:
@@ -196,7 +233,7 @@ class Poller:
     def _alert(self, told: dict[str, str], tag: str | None) -> AlertTriggered:
         """Critical when it bears our sign."""
         parts = parse_tag(tag)
-        ours = parts is not None and parts.log_id == self._desk.log.log_id
+        ours = parts is not None and parts.log_id in self._desk.log.log_ids
         severity = Severity.CRITICAL if ours else Severity.WARNING
         return AlertTriggered(severity=severity, code=Code.UNKNOWN_ORDER, at=self._desk.clock.now(), facts=told)
 

@@ -19,6 +19,7 @@ from domain.values import SECOND, Duration
 from eventstore.archive import OUTAGES, PostgresArchive
 from eventstore.entries import check_log, stream_entries, wait_for_more
 from eventstore.envelope import Raw
+from eventstore.epochs import record
 from eventstore.errors import LogHole, LogUnavailable
 from eventstore.log import EventLog
 from projections.log_lines import Lines, log_corrupt, log_fault, log_outage
@@ -196,7 +197,7 @@ class Projector:
     async def _begin(self) -> int:
         """Where the archive ends, after making sure that it is this log's."""
         async with self._engine.begin() as connection:
-            await self.archive.identify(connection, self._log.epoch, self._log.log_id)
+            await record(connection, self.archive.partition, self._log.lineage)
             reached = await self.archive.reached(connection)
         if self._unsure is not None:
             (entries, faults), self._unsure = self._unsure, None

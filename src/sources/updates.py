@@ -12,7 +12,15 @@ import structlog
 
 from brokers.port import BrokerError, Brokers
 from domain.clock import Clock
-from domain.events import Intent, OrderAccepted, OrderFilled, OrderFinalized
+from domain.events import (
+    Intent,
+    OrderAccepted,
+    OrderFilled,
+    OrderFinalized,
+    OrderRecovered,
+    RecoverySettled,
+    StrategyRecovered,
+)
 from domain.strategy import State
 from domain.values import DAY, SECOND, Duration, Final, Instant, Tag
 from eventstore.envelope import Recorded
@@ -32,8 +40,14 @@ BREATH: Duration = SECOND // 5
 log = structlog.get_logger(__name__)
 
 
+def _doubt(strategy_id: int) -> Tag:
+    """Stands for the orders that a strategy may have lost; no tag looks like it."""
+    return Tag(f"lost of {strategy_id}")
+
+
 class OpenOrders:
-    """A fold of the log: which accounts have unresolved orders, and which have given up some that may surface."""
+    """A fold of the log: which accounts have unresolved orders, or may have some that the log lost, and which have
+    given up some that may surface."""
 
     def __init__(self) -> None:
         self.open: defaultdict[int, dict[Tag, int]] = defaultdict(dict)
@@ -48,12 +62,20 @@ class OpenOrders:
                     self.open[state.user_id][order.tag] = state.id
                 elif order.final is Final.NOT_PLACED:
                     self.given_up[state.user_id][order.tag] = order.at
+            if state.settle_after:
+                self.open[state.user_id][_doubt(state.id)] = state.id
 
     def apply(self, recorded: Recorded) -> int | None:
         """The user whose book is worth a look now, if any."""
         user_id = recorded.user_id
         match recorded.event:
-            case Intent(tag=tag) | OrderAccepted(tag=tag):
+            case StrategyRecovered():
+                self.open[user_id][_doubt(recorded.strategy_id)] = recorded.strategy_id
+                return user_id
+            case RecoverySettled():
+                self.open[user_id].pop(_doubt(recorded.strategy_id), None)
+                return None
+            case Intent(tag=tag) | OrderAccepted(tag=tag) | OrderRecovered(tag=tag):
                 self.open[user_id][tag] = recorded.strategy_id
                 return user_id
             case OrderFilled(tag=tag) if tag in self.given_up[user_id]:

@@ -51,6 +51,9 @@ class Kept:
             if event.position > after and (until is None or event.position <= until):
                 yield event
 
+    async def identity(self):
+        return (), await self.last_position()
+
     async def last_position(self) -> int:
         return self.events[-1].position if self.events else 0
 

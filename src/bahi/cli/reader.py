@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from bahi.servers import Servers
     from eventstore.archive import PostgresArchive
+    from eventstore.epochs import Epoch
 
 __all__ = ["ROLES", "Reader", "open_reader"]
 
@@ -188,6 +189,9 @@ class _Archive:
 
     async def last_position(self) -> int:
         return await self._opened.last_position()
+
+    async def identity(self) -> "tuple[Sequence[Epoch], int]":
+        return await self._opened.identity()
 
     async def read(self, after: int, until: int | None) -> AsyncIterator[Recorded]:
         async for recorded in self._opened.read(after, until):

@@ -1,0 +1,140 @@
+"""The incarnations of the log, and whether Redis and the archive tell of the same one.
+
+Each side keeps the whole lineage, so that after the loss or the restoration of either it can be told which is behind.
+Only recovery begins an epoch, one process at a time.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+from redis.asyncio import Redis
+from sqlalchemy import select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from eventstore.archive_tables import epochs
+from eventstore.clients import commands
+from eventstore.errors import LogBehind, LogLost
+from eventstore.keys import Keys
+
+__all__ = ["RESTORING", "Epoch", "Held", "archived_lineage", "held", "judge", "record", "restoring"]
+
+RESTORING: Final = "restoring:"
+"""How the fence begins while the log is being restored: nobody who trades knows it, so nobody can append."""
+_LOCK: Final = 0x62616869
+"""Of PostgreSQL's advisory locks, with the partition: one process restores."""
+_LOOK_EVERY: Final = 0.1
+
+
+class Epoch(Struct, frozen=True, kw_only=True):
+    """One incarnation. `number` counts from 1, `after` is the last position before it, `log_id` is in its tags."""
+
+    number: int
+    epoch: str
+    log_id: str
+    after: int = 0
+    reason: str = "FIRST_START"
+
+
+class Held(Struct, frozen=True):
+    """What Redis holds: its lineage (empty: nothing, or only half of something), and the last position."""
+
+    lineage: tuple[Epoch, ...]
+    position: int
+
+
+async def held(redis: "Redis", keys: Keys) -> Held:
+    """Raises LogUnavailable."""
+    calls = [
+        *(("GET", keys.epoch), ("GET", keys.log_id), ("HGET", keys.position, "position")),
+        ("LRANGE", keys.epochs, 0, -1),
+    ]
+    answers = await commands(redis, calls)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    fence, log_id, position, lineage = answers
+    if fence is None or log_id is None or position is None or fence.startswith(RESTORING.encode()):
+        return Held((), int(position or 0))
+    known = tuple(msgspec.json.decode(each, type=Epoch) for each in lineage)
+    if not known:
+        known = (Epoch(number=1, epoch=fence.decode(), log_id=log_id.decode()),)
+    elif known[-1].epoch != fence.decode():
+        return Held((), int(position))
+    return Held(known, int(position))
+
+
+async def archived_lineage(connection: AsyncConnection, partition: int) -> tuple[Epoch, ...]:
+    """The epochs that the archive knows of; empty for a new one."""
+    columns = (epochs.c.number, epochs.c.epoch, epochs.c.log_id, epochs.c.after_position, epochs.c.reason)
+    found = select(*columns).where(epochs.c.partition == partition).order_by(epochs.c.number)
+    return tuple(
+        Epoch(number=number, epoch=epoch, log_id=log_id, after=after, reason=reason)
+        for number, epoch, log_id, after, reason in await connection.execute(found)
+    )
+
+
+async def record(connection: AsyncConnection, partition: int, lineage: Sequence[Epoch]) -> None:
+    """The archive is of this lineage from now on. Raises LogLost when it is another log's, or further than it."""
+    known = await archived_lineage(connection, partition)
+    if list(known) == list(lineage):
+        return
+    _same_log(known, lineage)
+    if len(known) > len(lineage):
+        raise LogLost(f"the archive is at epoch {known[-1].number}, this process at epoch {lineage[-1].number}")
+    rows = [
+        {
+            "partition": partition,
+            "number": each.number,
+            "epoch": each.epoch,
+            "log_id": each.log_id,
+            "after_position": each.after,
+            "reason": each.reason,
+        }
+        for each in lineage[len(known) :]
+    ]
+    await connection.execute(insert(epochs).on_conflict_do_nothing(), rows)
+
+
+def judge(here: Held, known: Sequence[Epoch], archived: int) -> None:
+    """Whether what Redis holds may be traded on. Raises LogBehind when it lacks what the archive has, for recovery to
+    restore; LogLost when the two are not of one log, for the operator to decide."""
+    if not known and not archived:
+        return  # there is no archive yet, or none any more: it follows
+    if not here.lineage:
+        raise LogBehind("EMPTY", archived, here.position)
+    _same_log(known, here.lineage)
+    if len(here.lineage) < len(known):
+        raise LogBehind("EARLIER_EPOCH", archived, here.position)
+    if here.position < archived:
+        raise LogBehind("OLDER", archived, here.position)
+
+
+def _same_log(archive: Sequence[Epoch], log: Sequence[Epoch]) -> None:
+    for one, other in zip(archive, log, strict=False):
+        if (one.epoch, one.log_id) != (other.epoch, other.log_id):
+            raise LogLost(
+                f"the archive belongs to log {one.log_id}, epoch {one.epoch}; Redis to log {other.log_id}, epoch "
+                f"{other.epoch}: they are not of one installation. Point BAHI_REDIS_URL and BAHI_DATABASE_URL at what "
+                "belongs together; if this Redis is to be given up, empty it, and it is restored from the archive"
+            )
+
+
+@asynccontextmanager
+async def restoring(engine: AsyncEngine, partition: int) -> AsyncIterator[None]:
+    """Within, no other process restores this partition; the lock dies with the process. Raises what outages raise."""
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        mine = {"lock": _LOCK, "partition": partition}
+        while not await connection.scalar(text("SELECT pg_try_advisory_lock(:lock, :partition)"), mine):  # noqa: ASYNC110
+            await asyncio.sleep(
+                _LOOK_EVERY
+            )  # a wait for the lock in PostgreSQL would hit the bounds of every statement
+        try:
+            yield
+        finally:
+            await connection.execute(text("SELECT pg_advisory_unlock(:lock, :partition)"), mine)
