@@ -14,10 +14,12 @@ from msgspec import Struct
 from domain.values import Instant
 from eventstore.envelope import Raw
 
-__all__ = ["GENESIS", "Seal", "leaf", "merkle_root"]
+__all__ = ["GENESIS", "HINT", "Seal", "hints_of", "leaf", "merkle_root"]
 
 GENESIS = bytes(32)
 """What the first seal names as the hash of the seal before it."""
+HINT = 8
+"""Bytes of each leaf hash that are kept beside a seal."""
 
 
 class Seal(Struct, frozen=True, kw_only=True):
@@ -76,3 +78,8 @@ def merkle_root(leaves: Iterable[bytes]) -> bytes:
         pairs = [sha256(b"\1" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
         level = [*pairs, level[-1]] if len(level) % 2 else pairs
     return level[0]
+
+
+def hints_of(leaves: Iterable[bytes]) -> bytes:
+    """What is kept of the leaves beside their seal: when its root does not hold, it tells which entry was changed."""
+    return b"".join([each[:HINT] for each in leaves])
