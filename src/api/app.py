@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
 
+from api.acknowledged import ArchivedFirst
 from api.dependencies import Dependencies
 from api.middleware import BodyLimit, Metrics, Requests, SecurityHeaders
 from api.openapi import document
@@ -30,6 +31,7 @@ def create_app(deps: Dependencies) -> FastAPI:
         app.include_router(resource.router, dependencies=[Depends(only_known_parameters)])
     app.include_router(system.router)
     # The last one added is the outermost.
+    app.add_middleware(ArchivedFirst)
     app.add_middleware(BodyLimit)
     app.add_middleware(Metrics, registry=deps.registry)
     app.add_middleware(Requests)

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+from api.acknowledged import Acknowledge
 from api.pages import Cursors
 from api.ports import Accounts, BrokerLogin, Halts, Idempotency, KiteTerms, Readings, Sessions, Strategies, Users
 from api.rate import AuthLimits, RateLimits
@@ -54,6 +55,8 @@ class Dependencies:
     policy: Policy = field(default_factory=Policy)
     kite: KiteTerms = field(default_factory=KiteTerms)
     hint: Hint = nobody_listens
+    acknowledge: Acknowledge | None = None
+    """Holds answers until the archive has what they answer to; without one they are given at once."""
     checks: Mapping[str, Check] = field(default_factory=dict)
     auth_limits: AuthLimits = field(default_factory=AuthLimits)
     passwords: Passwords = field(default_factory=Passwords)

@@ -138,6 +138,8 @@ async def _once(action: Action[Any], attempt: Write[Any]) -> Response:
 
 
 async def _keep(deps: Dependencies, user_id: int, key: str, response: Response) -> None:
+    if deps.acknowledge is not None:
+        await deps.acknowledge.settle()  # a kept answer is given again at once, so it is kept when it may be given
     headers = {name: value for name, value in response.headers.items() if name in ("content-type", "location")}
     try:
         await deps.idempotency.answered(user_id, key, Answered(response.status_code, headers, bytes(response.body)))

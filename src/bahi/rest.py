@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.acknowledged import Acknowledge, noted
 from api.dependencies import Check, Dependencies, Hint, nobody_listens
 from api.ports import BrokerLogin, Decide, KiteTerms, UnknownStrategy
 from api.rate import AuthLimits
@@ -22,6 +24,7 @@ from bahi.database.users import SqlSessions, SqlUsers
 from domain.decide import Decision
 from domain.facts import Facts
 from domain.strategy import State
+from eventstore.archived import ArchiveWatch
 from eventstore.envelope import Dedupe
 from handlers.decider import Wake, decided, take_turn
 from handlers.desk import Desk, NoStrategy
@@ -71,13 +74,18 @@ def rest_dependencies(
     logins: Mapping[str, BrokerLogin] | None = None,
     kite: KiteTerms | None = None,
     hint: Hint | None = None,
+    watches: Sequence[ArchiveWatch] | None = None,
+    archive_patience: float = 1.0,
     checks: Mapping[str, Check] | None = None,
     auth_limits: AuthLimits | None = None,
     passwords: Passwords | None = None,
     registry: CollectorRegistry | None = None,
 ) -> Dependencies:
     """`desks` is by partition; `redis` counts the rate limits; `logins` is paper trading alone unless given; `hint`
-    tells who reads the order books, nobody unless given."""
+    tells who reads the order books, nobody unless given. With `watches`, by partition, answers wait for the archive, at
+    most `archive_patience` seconds."""
+    registry = registry or CollectorRegistry()
+    desks = [msgspec.structs.replace(desk, log=noted(desk.log)) for desk in desks]
     desk = desks[0]
     return Dependencies(
         users=SqlUsers(engine),
@@ -97,8 +105,9 @@ def rest_dependencies(
         calendar=desk.calendar,
         clock=desk.clock,
         policy=desk.policy,
+        acknowledge=None if watches is None else Acknowledge(watches, archive_patience, registry),
         checks=checks or {},
         auth_limits=auth_limits or AuthLimits(),
         passwords=passwords or Passwords(),
-        registry=registry or CollectorRegistry(),
+        registry=registry,
     )

@@ -24,6 +24,7 @@ from domain.calendar import AlwaysOpenCalendar, instant
 from domain.events import Event, StrategyReady, StrategyRunning, StrategyStarted
 from domain.facts import Policy
 from domain.values import Duration, Instant
+from eventstore.archived import ArchiveWatch
 from eventstore.clients import log_client
 from eventstore.envelope import NewEvent, Recorded
 from eventstore.log import EventLog
@@ -158,9 +159,15 @@ def _client(app: FastAPI, headers: dict[str, str] | None = None) -> httpx.AsyncC
 
 @asynccontextmanager
 async def open_world(
-    redis_url: str, database_url: str, *, partitions: int = 1, keys: Sequence[str] = (KEY,), **options: Any
+    redis_url: str,
+    database_url: str,
+    *,
+    partitions: int = 1,
+    keys: Sequence[str] = (KEY,),
+    watched: bool = False,
+    **options: Any,
 ) -> AsyncIterator[World]:
-    """The API on these servers. `options` go to `rest_dependencies`."""
+    """The API on these servers. `options` go to `rest_dependencies`. `watched`: it hears how far the archive is."""
     clock = HandClock()
     async with AsyncExitStack() as stack:
         engine = create_engine(database_url, size=5)
@@ -189,7 +196,11 @@ async def open_world(
                 known={},
             )
             desks.append(desk)
+        watches = [ArchiveWatch(desk.log) for desk in desks]
+        for watch in watches:
+            stack.push_async_callback(watch.aclose)
         settings: dict[str, Any] = {
+            "watches": watches if watched else None,
             "auth_limits": UNLIMITED,
             "passwords": Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)),
         }

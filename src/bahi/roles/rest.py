@@ -18,6 +18,7 @@ from bahi.roles.heartbeat import check_alive, check_feed
 from bahi.telemetry.metrics import instrument_check
 from bahi.wiring import House
 from brokers.kite.login import KiteLogin
+from eventstore.archived import ArchiveWatch
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,7 @@ class RestRole:
             "feed": feed_runs,
             "worker": worker_runs,
         }
+        self._watches = [ArchiveWatch(each) for each in house.logs]
         deps = rest_dependencies(
             engine=house.engine,
             desks=house.desks,
@@ -64,6 +66,8 @@ class RestRole:
                 real_prices=house.settings.price_feed == "kite",
             ),
             hint=house.hints.publish,
+            watches=self._watches,
+            archive_patience=house.settings.archive_patience.total_seconds(),
             registry=house.metrics.registry,
             checks={part: instrument_check(part, check, house.metrics) for part, check in checks.items()},
         )
@@ -85,6 +89,8 @@ class RestRole:
             await self._server.serve(sockets=[self._socket])
         finally:
             self._socket.close()
+            for watch in self._watches:
+                await watch.aclose()
 
     async def stop(self) -> None:
         self._server.should_exit = True
