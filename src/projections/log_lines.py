@@ -4,6 +4,7 @@ L1 STRATEGY_EVENT_LOGGED: the life of a strategy. L2 ORDER_EVENT_LOGGED: what wa
 L3 ERROR_LOGGED: what went wrong. A refusal by the broker is both L2 and L3.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -59,7 +60,21 @@ from eventstore.envelope import Recorded
 from eventstore.errors import CorruptEvent
 from projections.replay import Fault
 
-__all__ = ["ERROR", "ORDER", "STRATEGY", "Lines", "lines_of", "log_corrupt", "log_fault", "log_outage"]
+__all__ = [
+    "ERROR",
+    "ORDER",
+    "STRATEGY",
+    "LineWriter",
+    "fields_of",
+    "lines_of",
+    "log_corrupt",
+    "log_fault",
+    "log_outage",
+    "write_lines",
+]
+
+LineWriter = Callable[[int, Sequence[Recorded]], None]
+"""Writes the lines about events of a partition."""
 
 STRATEGY = "STRATEGY_EVENT_LOGGED"
 ORDER = "ORDER_EVENT_LOGGED"
@@ -94,24 +109,18 @@ def lines_of(event: Event) -> tuple[str, ...]:
     return _LINES.get(type(event), ())
 
 
-class Lines:
-    """Writes the lines about archived events of a partition."""
-
-    def __init__(self, partition: int) -> None:
-        self._log = _log.bind(partition=partition)
-
-    def write(self, it: Recorded) -> None:
-        """The lines about one event."""
+def write_lines(partition: int, events: Sequence[Recorded]) -> None:
+    """The lines about these events, through structlog."""
+    for it in events:
         for line in lines_of(it.event):
-            if line == ERROR:
-                self._log.error(line, **_fields(it))
-            else:
-                self._log.info(line, **_fields(it))
+            (_log.error if line == ERROR else _log.info)(line, **fields_of(partition, it))
 
 
-def _fields(it: Recorded) -> dict[str, Any]:
+def fields_of(partition: int, it: Recorded) -> dict[str, Any]:
+    """What a line says of an event."""
     data: dict[str, Any] = msgspec.to_builtins(it.event)
     return {
+        "partition": partition,
         "position": it.position,
         "type": data.pop("type"),
         "strategy_id": it.strategy_id or None,

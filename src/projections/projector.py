@@ -22,7 +22,7 @@ from eventstore.envelope import Raw
 from eventstore.epochs import record
 from eventstore.errors import LogHole, LogUnavailable
 from eventstore.log import EventLog
-from projections.log_lines import Lines, log_corrupt, log_fault, log_outage
+from projections.log_lines import LineWriter, log_corrupt, log_fault, log_outage, write_lines
 from projections.replay import Fault, Kind
 from projections.sql.projections import TURN, Changes, Entry, SqlProjections, open_entry
 
@@ -72,6 +72,7 @@ class Projector:
         *,
         batch: int = BATCH,
         linger: Duration = LINGER,
+        lines: LineWriter = write_lines,
         on_lag: Callable[[Lag], None] = _ignore,
         on_trouble: Callable[[Exception], None] = _ignore,
     ) -> None:
@@ -81,6 +82,7 @@ class Projector:
         self._clock = clock
         self._batch = batch
         self._linger = linger
+        self._lines = lines
         self._on_lag = on_lag
         self._on_trouble = on_trouble
         self._projections = SqlProjections(self.archive)
@@ -250,13 +252,12 @@ class Projector:
 
     async def _write_lines(self, entries: Sequence[Entry], faults: Sequence[Fault]) -> None:
         partition = self.archive.partition
-        lines = Lines(partition)
-        for number, entry in enumerate(entries):
-            if number % TURN == 0:
-                await asyncio.sleep(0)
-            if entry.recorded is not None:
-                lines.write(entry.recorded)
-            elif entry.error is not None:
-                log_corrupt(partition, entry.error, entry.strategy_id)
+        for start in range(0, len(entries), TURN):
+            await asyncio.sleep(0)
+            some = entries[start : start + TURN]
+            self._lines(partition, [entry.recorded for entry in some if entry.recorded is not None])
+            for entry in some:
+                if entry.error is not None:
+                    log_corrupt(partition, entry.error, entry.strategy_id)
         for fault in faults:
             log_fault(partition, fault)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from bahi.roles.base import Partition
+from bahi.telemetry.event_lines import write_event_lines
 from bahi.wiring import House
 from projections.projector import Lag, Projector
 
@@ -17,7 +18,14 @@ class ArchiveRole:
         self._lags: dict[int, int] = {}
         self._gauge = house.metrics.archive_lag
         self._projectors = [
-            Projector(each, house.engine, house.clock, on_lag=self._measure(number), on_trouble=_report)
+            Projector(
+                each,
+                house.engine,
+                house.clock,
+                lines=write_event_lines,
+                on_lag=self._measure(number),
+                on_trouble=_report,
+            )
             for number, each in enumerate(house.logs)
         ]
 
