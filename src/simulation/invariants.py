@@ -5,8 +5,10 @@ the engine believes. Raises Violations.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
+
+from msgspec import Struct
 
 from brokers.port import BookStatus, Trade
 from domain.decide import decide_next
@@ -17,13 +19,14 @@ from domain.events import (
     OrderAccepted,
     OrderFilled,
     OrderFinalized,
+    OrderRecovered,
     OrderRetryRequired,
     SafetyAbort,
     StrategyStarted,
     StrategyStopped,
 )
 from domain.facts import Facts
-from domain.strategy import State, apply, initial
+from domain.strategy import State, apply, evolve, initial
 from domain.tags import parse_tag
 from domain.values import Final, Instant, Kind, Phase, Product, Quantity, Side, Status, Tag
 from eventstore.envelope import Recorded
@@ -59,6 +62,17 @@ class Violations(AssertionError):
     """What does not hold."""
 
 
+class Asked(Struct, frozen=True):
+    """What an order was to be, by its intent or by what stands for a lost one. `run` 0: of a run that was lost."""
+
+    record: Recorded
+    kind: Kind
+    run: int
+    symbol: str
+    quantity: Quantity
+    product: Product
+
+
 def hold(holds: bool, what: str) -> None:
     """Raises Violations with `what` unless it holds."""
     if not holds:
@@ -74,20 +88,21 @@ class Checker:
         rows: Sequence[Row],
         trades: Sequence[Trade],
         *,
-        log_id: str,
+        log_ids: Collection[str],
         accounts: Mapping[str, int],
         unreadable: frozenset[int] = frozenset(),
     ) -> None:
         self.records = records
         self.rows = rows
         self.trades = trades
-        self.log_id = log_id
+        self.log_ids = log_ids
+        """What our tags begin with, in every epoch."""
         self.accounts = accounts
         """The owner of each account."""
         self.unreadable = unreadable
         """Positions of entries that nobody can read."""
         self.states: dict[int, State] = {}
-        self.intents: dict[Tag, tuple[Recorded, Intent]] = {}
+        self.intents: dict[Tag, Asked] = {}
         self.surfaced: set[Tag] = set()
         """Orders that showed up after they had been finalized as not placed."""
         self.found: list[str] = []
@@ -113,7 +128,7 @@ class Checker:
         now = max((each.now for each in facts.values()), default=0)
         for row in self.rows:
             if row.tag in self.intents and row.placed_at <= now:
-                state = self.states[self.intents[Tag(row.tag)][0].strategy_id]
+                state = self.states[self.intents[Tag(row.tag)].record.strategy_id]
                 order = state.find(Tag(row.tag))
                 if order is None:
                     raise Violations(f"9: {row.tag} is forgotten")
@@ -183,10 +198,20 @@ class Checker:
                     last_of_kind[strategy_id, state.run, kind] = tag
                     if tag in self.intents:
                         self._complain("9", f"{where}: the tag {tag} twice")
-                    self.intents[tag] = (record, event)
+                    asked = event.request
+                    self.intents[tag] = Asked(record, kind, state.run, asked.symbol, asked.quantity, asked.product)
                     open_tags[strategy_id].add(tag)
                     if len(open_tags[strategy_id] - self.surfaced) > 1:
                         self._complain("1", f"{where}: unresolved are {open_tags[strategy_id]}")
+                case OrderRecovered(tag=tag):
+                    if tag in self.intents:
+                        self._complain("9", f"{where}: {tag} is recovered and was never lost")
+                    self.intents[tag] = Asked(
+                        record, event.kind, event.run, event.symbol, event.quantity, event.product
+                    )
+                    open_tags[strategy_id].add(tag)
+                    if evolve(state, event).lock_state != tag:
+                        self.surfaced.add(tag)
                 case OrderFinalized(tag=tag, final=final):
                     if tag not in self.intents:
                         self._complain("9", f"{where}: {tag} ends and never began")
@@ -227,8 +252,8 @@ class Checker:
                 self._complain("6", f"{where}: BUY while {state.status}")
             if state.bought > 0:
                 self._complain("5", f"{where}: BUY after {state.bought} were bought")
-            for tag, (record, earlier) in self.intents.items():
-                same = record.strategy_id == state.id and parse_tag(tag).run == state.run  # type: ignore[union-attr]
+            for tag, earlier in self.intents.items():
+                same = (earlier.record.strategy_id, earlier.run) == (state.id, state.run)
                 if same and earlier.kind is Kind.BUY and finals.get(tag) is not Final.REJECTED:
                     self._complain("3", f"{where}: BUY again, and {tag} is {finals.get(tag)}")
         elif kind is Kind.SURFACED:
@@ -257,7 +282,7 @@ class Checker:
         for row in self.rows:
             tag_of[str(row.order_id)] = row.tag
             parts = parse_tag(row.tag)
-            if parts is None or parts.log_id != self.log_id:
+            if parts is None or parts.log_id not in self.log_ids:
                 continue  # not ours
             if row.tag in seen:
                 self._complain("9", f"the order {row.tag} was placed twice")
@@ -265,14 +290,14 @@ class Checker:
             if Tag(row.tag) not in self.intents:
                 self._complain("9", f"the order {row.tag} has no intent")
                 continue
-            record, intent = self.intents[Tag(row.tag)]
-            if self.accounts[row.account] != record.user_id:
-                self._complain("10", f"the order {row.tag} of user {record.user_id} is in {row.account}")
-            asked = (intent.request.symbol, intent.request.side, intent.request.quantity, intent.request.product)
-            if asked != (row.symbol, row.side, row.quantity, row.product):
-                self._complain("9", f"the order {row.tag} is {row}, {intent.request} was asked for")
-            if row.side is Side.BUY:
-                self._one_entry(row, parts.strategy_id, parts.run)
+            asked = self.intents[Tag(row.tag)]
+            if self.accounts[row.account] != asked.record.user_id:
+                self._complain("10", f"the order {row.tag} of user {asked.record.user_id} is in {row.account}")
+            wanted = (asked.symbol, asked.kind.side, asked.quantity, asked.product)
+            if wanted != (row.symbol, row.side, row.quantity, row.product):
+                self._complain("9", f"the order {row.tag} is {row}, {wanted} was asked for")
+            if row.side is Side.BUY and asked.run:
+                self._one_entry(row, parts.strategy_id, asked.run)
         self._never_oversold(tag_of)
 
     def _one_entry(self, row: Row, strategy_id: int, run: int) -> None:
@@ -281,8 +306,8 @@ class Checker:
             other
             for other in self.rows
             if other.side is Side.BUY
-            and (parts := parse_tag(other.tag)) is not None
-            and (parts.log_id, parts.strategy_id, parts.run) == (self.log_id, strategy_id, run)
+            and (asked := self.intents.get(Tag(other.tag))) is not None
+            and (asked.record.strategy_id, asked.run) == (strategy_id, run)
             and (other.filled or other.status in (BookStatus.OPEN, BookStatus.COMPLETE))
         ]
         if len(lived) > 1 and row is lived[0]:
@@ -293,7 +318,7 @@ class Checker:
         held: defaultdict[int, int] = defaultdict(int)
         for trade in self.trades:
             parts = parse_tag(tag_of.get(trade.order_id, ""))
-            if parts is None or parts.log_id != self.log_id:
+            if parts is None or parts.log_id not in self.log_ids:
                 continue
             held[parts.strategy_id] += trade.quantity if trade.side is Side.BUY else -trade.quantity
             excused = any(

@@ -271,7 +271,9 @@ class House:
         finally:
             await log.aclose()
         accounts = self.owners(rows)
-        checker = Checker(records, rows, trades, log_id=log.log_id, accounts=accounts, unreadable=frozenset(unreadable))
+        checker = Checker(
+            records, rows, trades, log_ids=log.log_ids, accounts=accounts, unreadable=frozenset(unreadable)
+        )
         checker.check()
         if not unreadable:
             checker.equals_live({state.id: state for state in live})

@@ -553,7 +553,7 @@ class World:
             records,
             await self.rows(),
             await self.trades(),
-            log_id=self.log.log_id,
+            log_ids=self.log.log_ids,
             accounts={f"PAPER-{user}": user for user in self.users},
             unreadable=frozenset(unreadable),
         )

@@ -244,7 +244,7 @@ class Round:
             self.records,
             rows,
             sorted(trades, key=lambda trade: (trade.at, trade.trade_id)),
-            log_id=desk.log.log_id,
+            log_ids=desk.log.log_ids,
             accounts={_kite_id(user_id): user_id for user_id in range(1, self._plan.users + 1)},
         )
         _, states, corrupt = await live_states(desk.log)
