@@ -94,6 +94,10 @@ class SealChain:
 
         `hints` are the beginnings of the leaf hashes as they were kept beside it (`seals.hints_of`).
         """
+        return [*self.follow(seal), *self._cover(seal, hints)]
+
+    def follow(self, seal: Seal) -> list[ChainFault]:
+        """Only that the next seal counts and follows the one before, for whoever knows what it covers by other means."""
         objection = self._trust.objection(seal) or self._outdated(seal)
         faults = self._links(seal, signed=objection is None)
         if objection is not None:
@@ -102,7 +106,6 @@ class SealChain:
         if anchor is not None and anchor.hash != seal.hash:
             text = f"seal {seal.number} has the hash {seal.hash.hex()}, and had {anchor.hash.hex()} when it was made"
             faults.append(_at(seal, CHAIN, f"{text}: it, or something before it, was written anew"))
-        faults += self._cover(seal, hints)
         self.head = seal
         return faults
 
