@@ -115,6 +115,8 @@ seals = Table(
     Column("sealed_at", BigInteger, nullable=False),
     Column("key_id", Text, nullable=False),
     Column("signature", LargeBinary, nullable=False),
+    # Eight bytes of each leaf hash: they tell which entry was changed when the root does not hold. No evidence.
+    Column("hints", LargeBinary),
     PrimaryKeyConstraint("partition", "number"),
     UniqueConstraint("partition", "last"),
 )

@@ -97,7 +97,7 @@ class SealChain:
         return [*self.follow(seal), *self._cover(seal, hints)]
 
     def follow(self, seal: Seal) -> list[ChainFault]:
-        """Only that the next seal counts and follows the one before, for whoever knows what it covers by other means."""
+        """Only that the next seal counts and follows the one before: for who knows otherwise what it covers."""
         objection = self._trust.objection(seal) or self._outdated(seal)
         faults = self._links(seal, signed=objection is None)
         if objection is not None:

@@ -24,7 +24,7 @@ HINT = 8
 
 class Seal(Struct, frozen=True, kw_only=True):
     """`number` counts a partition's seals from 1; `first` and `last` are positions; `until` is the recorded_at of the
-    last entry, `sealed_at` when the seal was made; both never run backwards along the chain."""
+    last entry, `sealed_at` when the seal was made; neither ever runs backwards along the chain."""
 
     partition: int
     number: int

@@ -42,6 +42,7 @@ def upgrade() -> None:
         sa.Column("sealed_at", sa.BigInteger(), nullable=False),
         sa.Column("key_id", sa.Text(), nullable=False),
         sa.Column("signature", sa.LargeBinary(), nullable=False),
+        sa.Column("hints", sa.LargeBinary(), nullable=True),
         sa.PrimaryKeyConstraint("partition", "number", name=op.f("pk_seals")),
         sa.UniqueConstraint("partition", "last", name=op.f("uq_seals_partition_last")),
     )
