@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "rebuild": "Drop every projection, in Redis and in PostgreSQL, and make it anew from the log.",
     "explain": "Tell the story of one order: cause, checks, request, outcome, fills, and how long each took.",
     "parked": "Events that could not be handled and were set aside.",
+    "keys": "The keys that seal the history, and the rotation of all keys.",
     "instruments": "Show what may be traded at Kite, and how old the list is; or load a dump from a file.",
     "user": "People who may use this installation.",
     "doctor": "Check everything that bahi needs, one by one, and say what to do about what is missing.",
