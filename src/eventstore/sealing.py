@@ -26,7 +26,7 @@ __all__ = ["AT_ONCE", "SealKeys", "Sealing", "SealingStopped", "newest_seal"]
 
 AT_ONCE = 5_000
 """Archived rows read in one call: the writer holds its lock meanwhile."""
-_PAGE = 500
+_PAGE = 250
 _RETRY: Duration = 10 * SECOND
 _BIGGEST = 2**63 - 1
 
@@ -116,9 +116,10 @@ class Sealing:
         How many. Whatever hinders that is told and tried again; only what the database raises is raised."""
         it = self._open
         if it is not None and it.whole and raws:
-            if raws[0].position == it.next:
+            # what was read from the archive may hold the first of them already
+            if (known := it.next - raws[0].position) >= 0:
                 it.since = it.since if it.leaves else now
-                it.take(raws)
+                it.take(raws[known:])
             else:
                 self._open = None
         if not self.due(now, rest=rest):

@@ -77,7 +77,7 @@ async def _load(settings: Any) -> list[dict[str, Any]]:
     async with open_reader(settings) as reader, reader.database.connect() as connection:
         opened = await open_keys(connection, box_of(settings))
         counted = select(seals.c.key_id, func.count()).group_by(seals.c.key_id)
-        made = dict((await connection.execute(counted)).tuples().all())
+        made: dict[str, int] = dict((await connection.execute(counted)).tuples().all())
         since = dict((await connection.execute(select(seal_keys.c.id, seal_keys.c.created_at))).tuples().all())
         return [
             {
