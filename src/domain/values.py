@@ -176,6 +176,7 @@ class Code(StrEnum):
     EXIT_NOT_FILLING = "EXIT_NOT_FILLING"
     SAFETY_ABORT = "SAFETY_ABORT"
     RECOVERY = "RECOVERY"
+    ARCHIVE_GAP = "ARCHIVE_GAP"
 
 
 class Severity(StrEnum):

@@ -12,11 +12,12 @@ import msgspec
 import psycopg
 import sqlalchemy.exc
 from msgspec import Struct
-from sqlalchemy import ARRAY, BigInteger, any_, func, literal, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from eventstore.archive_tables import checkpoint, events
+from eventstore.archive_tables import checkpoint
+from eventstore.bulk import fetch_entries, fetch_histories
 from eventstore.envelope import Owner, Raw, Recorded, decode, owner_of
 from eventstore.epochs import Epoch, archived_lineage
 from eventstore.errors import LogError, LogUnavailable
@@ -81,52 +82,47 @@ class PostgresArchive:
 
     async def read(self, after: int, until: int | None) -> AsyncIterator[Recorded]:
         """The archived events after `after`, up to `until` or the end. Raises CorruptEvent, LogUnavailable."""
-        until = _BIGGEST if until is None else until
-        while True:
-            entries = await self.entries(after, until, PAGE)
-            for raw in entries:
+        reached = await self.last_position()
+        until = reached if until is None else min(until, reached)
+        for start in range(after, until, PAGE):
+            for raw in await self.entries(start, min(start + PAGE, until)):
                 yield decode(raw)
-            if len(entries) < PAGE:
-                return
-            after = entries[-1].position
 
-    async def entries(self, after: int, until: int, limit: int | None = None) -> list[Raw]:
-        """The entries of a range as they were in the streams, at most `limit`. Raises LogUnavailable."""
-        found = _entries.where(
-            events.c.partition == self.partition, events.c.position > after, events.c.position <= until
-        ).order_by(events.c.position)
+    async def entries(self, after: int, until: int) -> list[Raw]:
+        """The entries of a range as they were in the streams. Raises LogUnavailable."""
         with archive_outages():
             async with self.engine.connect() as connection:
-                return await _raws(connection, found.limit(limit))
+                return await fetch_entries(connection, self.partition, after, until)
 
     async def histories(self, connection: AsyncConnection, strategy_ids: Sequence[int], until: int) -> list[Raw]:
         """All that happened to these strategies up to `until`, in position order."""
-        found = _entries.where(
-            events.c.partition == self.partition,
-            events.c.strategy_id == any_(literal(list(strategy_ids), ARRAY(BigInteger))),
-            events.c.version > 0,
-            events.c.position <= until,
-        )
-        return await _raws(connection, found.order_by(events.c.position))
+        return await fetch_histories(connection, self.partition, list(strategy_ids), until)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def reached(self, connection: AsyncConnection, *, lock: bool = False) -> int:
         """The checkpoint. With `lock` it is this transaction's: whoever else wants to write waits."""
-        if lock:
-            mine = {"name": CHECKPOINT, "partition": self.partition, "position": 0}
-            await connection.execute(insert(checkpoint).values(mine).on_conflict_do_nothing())
         found = select(checkpoint.c.position).where(
             checkpoint.c.name == CHECKPOINT, checkpoint.c.partition == self.partition
         )
-        return (await connection.execute(found.with_for_update() if lock else found)).scalar_one_or_none() or 0
+        if not lock:
+            return await connection.scalar(found) or 0
+        found = found.with_for_update()
+        position = await connection.scalar(found)
+        if position is None:
+            mine = {"name": CHECKPOINT, "partition": self.partition, "position": 0}
+            await connection.execute(insert(checkpoint).values(mine).on_conflict_do_nothing())
+            position = await connection.scalar(found)
+        return position or 0
 
-    async def store(self, connection: AsyncConnection, raws: Sequence[Raw]) -> int:
+    async def store(self, connection: AsyncConnection, raws: Sequence[Raw], *, reached: int | None = None) -> int:
         """Archive the entries and move the checkpoint, in the transaction of `connection`. How many were new.
 
         Those at or under the checkpoint are there already. Raises ArchiveGap when the rest does not follow it at once.
+        `reached` is the checkpoint, if this transaction has locked it before.
         """
-        reached = await self.reached(connection, lock=True)
+        if reached is None:
+            reached = await self.reached(connection, lock=True)
         new = [raw for raw in raws if raw.position > reached]
         for expected, raw in enumerate(new, reached + 1):
             if raw.position != expected:
@@ -168,16 +164,11 @@ class PostgresArchive:
                 )
 
 
-_entries = select(events.c.position, events.c.stream, events.c.version, events.c.recorded_at, events.c.envelope)
 _COPY = (
     "COPY events (partition, position, stream, version, recorded_at, type, strategy_id, user_id, envelope)"
     " FROM STDIN (FORMAT BINARY)"
 )
 _TYPES = ["int2", "int8", "varchar", "int8", "int8", "text", "int8", "int8", "bytea"]
-
-
-async def _raws(connection: AsyncConnection, statement: Any) -> list[Raw]:
-    return [Raw(*row) for row in await connection.execute(statement)]
 
 
 class _Type(Struct, frozen=True, gc=False):

@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
+from redis.asyncio import Redis
 
 from domain.values import Priority
 from eventstore.clients import BLOCK_MS, command, commands, reader_client
@@ -129,12 +130,17 @@ async def _both(log: EventLog, after: int, until: int) -> list[Raw]:
     return entries
 
 
-async def wait_for_more(log: EventLog, after: int) -> bool:
-    """True once something comes after `after`, False after BLOCK_MS; may be cancelled. Raises LogUnavailable."""
-    reader = reader_client(log.redis)
+async def wait_for_more(log: EventLog, after: int, reader: "Redis | None" = None) -> bool:
+    """True once something comes after `after`, False after BLOCK_MS; may be cancelled. Raises LogUnavailable.
+
+    `reader` saves connecting again and again; it is of no more use after a cancellation.
+    """
+    own = reader_client(log.redis) if reader is None else None
     names = [log.keys.streams[each] for each in CLASSES]
     try:
         ids = [f"{after}-0"] * len(names)
-        return bool(await command(reader, "XREAD", "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", *names, *ids))
+        asked = ("XREAD", "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", *names, *ids)
+        return bool(await command(reader or own, *asked))
     finally:
-        await reader.aclose()
+        if own is not None:
+            await own.aclose()

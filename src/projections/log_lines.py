@@ -69,6 +69,7 @@ __all__ = [
     "lines_of",
     "log_corrupt",
     "log_fault",
+    "log_gap",
     "log_outage",
     "write_lines",
 ]
@@ -162,3 +163,16 @@ def log_fault(partition: int, fault: Fault) -> None:
 def log_outage(partition: int, what: str, error: Exception) -> None:
     """Redis or PostgreSQL does not answer."""
     _log.error(ERROR, partition=partition, what=what, error=f"{type(error).__name__}: {error}")
+
+
+def log_gap(partition: int, first: int, last: int) -> None:
+    """Positions that neither Redis nor the archive holds, so that nothing after them can be archived."""
+    _log.error(
+        ERROR,
+        partition=partition,
+        what="hole in the archive",
+        first=first,
+        last=last,
+        error=f"positions {first} to {last} are neither in Redis nor in the archive, which therefore ends at "
+        f"{first - 1}; trading goes on. Fill it with `bahi archive import FILE` from an export or another backup",
+    )

@@ -1,41 +1,51 @@
-"""The projector: follows the log into PostgreSQL. Events, SQL projections and checkpoint are one transaction.
+"""The projector: follows the log into PostgreSQL. Events, SQL projections, seals and checkpoint are one transaction.
 
 Whatever it finds it goes on: an entry that cannot be read is archived as its bytes, an event that cannot be projected
-is archived without its projection, both are logged. Only a log that is not the one it was stops it (LogLost), or one
-with a hole (LogHole). While PostgreSQL or Redis is away it tries again and again; nothing else waits for it.
+is archived without its projection, both are logged. Before a hole in the log it waits until somebody fills it. Only a
+log that is not the one it was ends it (LogLost). While PostgreSQL or Redis is away it tries again and again.
+
+Others share its process, and an order may be waiting for one of them: it works for a millisecond at a time.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 import sqlalchemy.exc
 from msgspec import Struct
-from sqlalchemy.ext.asyncio import AsyncEngine
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain.clock import Clock
-from domain.values import SECOND, Duration
+from domain.values import MINUTE, SECOND, Duration, Instant
 from eventstore.archive import OUTAGES, PostgresArchive
+from eventstore.archived import announce
+from eventstore.clients import reader_client
 from eventstore.entries import check_log, stream_entries, wait_for_more
 from eventstore.envelope import Raw
 from eventstore.epochs import record
 from eventstore.errors import LogHole, LogUnavailable
 from eventstore.log import EventLog
+from projections.gaps import tell_gap
 from projections.log_lines import LineWriter, log_corrupt, log_fault, log_outage, write_lines
 from projections.replay import Fault, Kind
 from projections.sql.projections import TURN, Changes, Entry, SqlProjections, open_entry
 
-__all__ = ["Lag", "Projector"]
+__all__ = ["Lag", "Projector", "Seals"]
 
-BATCH = 256
-"""More would keep a worker of the same process waiting for longer than an order may take."""
-LINGER: Duration = 20_000
+BATCH = 1024
+"""More would save nothing: a transaction's own cost is lost in it."""
+READ = 256
+"""Entries asked of Redis at a time: parsing more at once would keep others waiting."""
+LINGER: Duration = 5_000
+PATIENCE: Duration = MINUTE
 _BACK_OFF = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class Lag(Struct, frozen=True):
-    """How far the archive is behind: events, and microseconds since the last one that is archived was recorded."""
+    """How far the archive is behind: events, and microseconds since the oldest of them was recorded."""
 
     positions: int
     behind: Duration
@@ -43,6 +53,20 @@ class Lag(Struct, frozen=True):
     @property
     def seconds(self) -> float:
         return self.behind / SECOND
+
+
+class Seals(Protocol):
+    """What seals the archive as it is written: `eventstore.sealing.Sealing`."""
+
+    def due(self, now: Instant, *, rest: bool = False) -> bool: ...
+
+    async def seal(
+        self, connection: AsyncConnection, raws: Sequence[Raw], now: Instant, *, rest: bool = False
+    ) -> int: ...
+
+    def committed(self) -> None: ...
+
+    def forget(self) -> None: ...
 
 
 def _is_unfit(error: Exception) -> bool:
@@ -53,6 +77,14 @@ def _is_unfit(error: Exception) -> bool:
     return isinstance(error, (*unfit, ArithmeticError, ValueError, TypeError))
 
 
+def _gapless(raws: list[Raw], after: int) -> list[Raw]:
+    """Those that follow `after` without a hole."""
+    for i, raw in enumerate(raws):
+        if raw.position != after + 1 + i:
+            return raws[:i]
+    return raws
+
+
 def _ignore(_: Any) -> None:
     """Nobody wants to know."""
 
@@ -60,8 +92,9 @@ def _ignore(_: Any) -> None:
 class Projector:
     """The archive follower of one partition. Any number may run; one at a time writes.
 
-    A batch holds at most `batch` events; when little happens, events are collected for `linger` microseconds.
-    `on_lag` hears how far behind it is after every batch and every failure, `on_trouble` of every outage.
+    A batch holds at most `batch` events; when little happens, events are collected for `linger` microseconds. Before
+    a hole it waits `patience` microseconds, again and again.
+    `on_lag` hears how far behind it is after every batch and every failure, `on_trouble` of every outage and hole.
     """
 
     def __init__(
@@ -70,8 +103,10 @@ class Projector:
         engine: AsyncEngine,
         clock: Clock,
         *,
+        sealing: Seals | None = None,
         batch: int = BATCH,
         linger: Duration = LINGER,
+        patience: Duration = PATIENCE,
         lines: LineWriter = write_lines,
         on_lag: Callable[[Lag], None] = _ignore,
         on_trouble: Callable[[Exception], None] = _ignore,
@@ -80,18 +115,24 @@ class Projector:
         self._log = log
         self._engine = engine
         self._clock = clock
+        self._sealing = sealing
         self._batch = batch
         self._linger = linger
+        self._patience = patience
         self._lines = lines
         self._on_lag = on_lag
         self._on_trouble = on_trouble
         self._projections = SqlProjections(self.archive)
         self._position: int | None = None
         """The checkpoint, while we know it."""
-        self._seen_at = 0
-        """recorded_at of the last event that is archived."""
+        self._oldest: Instant = 0
+        """recorded_at of the first event that is not archived; 0: there is none, or it was not seen yet."""
         self._unsure: tuple[Sequence[Entry], Sequence[Fault]] | None = None
         """A batch whose commit was not answered."""
+        self._missing = 0
+        """The position that the log lacked when it was read last."""
+        self._is_announced = True
+        self._reader: Redis | None = None
         self._stopping = asyncio.Event()
         self._finished: asyncio.Event | None = None
 
@@ -103,25 +144,48 @@ class Projector:
     # --- running ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until `stop`, and then until everything there is archived. Raises LogLost, LogHole."""
+        """Until `stop`, and then until everything there is archived and sealed. Raises LogLost."""
         self._finished = asyncio.Event()
         failures = 0
         try:
             while not self._stopping.is_set():
                 try:
-                    if await self.step() == 0 and await self._more():
-                        await self._pause(self._linger / SECOND)
+                    await self._turn()
                     failures = 0
+                except LogHole as hole:
+                    await self._before(hole)
                 except (LogUnavailable, *OUTAGES) as error:
                     self._troubled(error, first=failures == 0)
                     await self._pause(_BACK_OFF[min(failures, len(_BACK_OFF) - 1)])
                     failures += 1
             try:
                 await self.step()
-            except (LogUnavailable, *OUTAGES) as error:
+                await self.seal(rest=True)
+            except (LogHole, LogUnavailable, *OUTAGES) as error:
                 self._troubled(error, first=failures == 0)  # what is left is archived at the next start
         finally:
+            await self._close_reader()
             self._finished.set()
+
+    async def _turn(self) -> None:
+        """Archive what is there, or wait for it; meanwhile seal what has become old enough."""
+        if await self.step():
+            return
+        await self.seal()
+        if await self._more():
+            await self._pause(self._linger / SECOND)
+
+    async def _before(self, hole: LogHole) -> None:
+        """The log lacks what is to be archived next, and so does the archive."""
+        if hole.position != self._missing:
+            self._missing = hole.position  # another one may have archived it, and it was trimmed: look again
+            return
+        try:
+            await tell_gap(self._log, hole.position, self._clock.now())
+        except LogUnavailable as error:
+            self._troubled(error, first=True)
+        self._on_trouble(hole)
+        await self._pause(self._patience / SECOND)
 
     async def stop(self) -> None:
         """Archive what is there, then end. Returns when `run` is over."""
@@ -136,16 +200,39 @@ class Projector:
             while (raws := await self._next()) or self._position is None:
                 archived += await self._archive(raws)
         except BaseException:
-            # What was committed is not known: ask, next time.
-            self._position = None
-            self._projections.forget()
+            self._forget()
             raise
         return archived
+
+    async def seal(self, *, rest: bool = False) -> int:
+        """Make the seals that are due though nothing new was archived; with `rest`, over everything. How many."""
+        if self._sealing is None or self._position is None or not self._sealing.due(self._clock.now(), rest=rest):
+            return 0
+        try:
+            async with self._engine.begin() as connection:
+                if await self.archive.reached(connection, lock=True) != self._position:
+                    self._sealing.forget()
+                    return 0
+                made = await self._sealing.seal(connection, [], self._clock.now(), rest=rest)
+        except BaseException:
+            self._forget()
+            raise
+        self._sealing.committed()
+        return made
+
+    def _forget(self) -> None:
+        """What was committed is not known: ask, next time."""
+        self._position = None
+        self._projections.forget()
+        if self._sealing is not None:
+            self._sealing.forget()
 
     async def _more(self) -> bool:
         """Wait for something to archive. False when stopped, or when nothing came for a while."""
         assert self._position is not None  # noqa: S101 (set by the step before)
-        waiting = asyncio.ensure_future(wait_for_more(self._log, self._position))
+        if self._reader is None:
+            self._reader = reader_client(self._log.redis)
+        waiting = asyncio.ensure_future(wait_for_more(self._log, self._position, self._reader))
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait((waiting, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -154,6 +241,13 @@ class Projector:
             for each in (waiting, stopped):
                 each.cancel()
             await asyncio.gather(waiting, stopped, return_exceptions=True)
+            if waiting.cancelled() or waiting.exception() is not None:
+                await self._close_reader()  # an answer may still be on its way
+
+    async def _close_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.aclose()
 
     async def _pause(self, seconds: float) -> None:
         """A stop ends it."""
@@ -178,23 +272,23 @@ class Projector:
             self._position = await self._begin()
         after = self._position
         last = await check_log(self._log, after)
-        if last == after:
-            self._tell_lag(last)
-            return []
-        raws = await stream_entries(self._log, after, min(last, after + self._batch))
-        for i, raw in enumerate(raws):
-            if raw.position != after + 1 + i:
-                raws = raws[:i]
+        until = min(last, after + self._batch)
+        raws: list[Raw] = []
+        while (reached := after + len(raws)) < until:
+            upto = min(until, reached + READ)
+            page = _gapless(await stream_entries(self._log, reached, upto), reached)
+            raws += page
+            if len(page) < upto - reached:
                 break
-        if not raws:
-            raise LogHole(after + 1)
-        self._seen_at = self._seen_at or raws[0].recorded_at
+        self._oldest = raws[0].recorded_at if raws else self._oldest if last > after else 0
         self._tell_lag(last)
+        if last > after and not raws:
+            raise LogHole(after + 1)
         return raws
 
     def _tell_lag(self, last: int) -> None:
         positions = last - (self._position or 0)
-        self._on_lag(Lag(positions, max(0, self._clock.now() - self._seen_at) if positions else 0))
+        self._on_lag(Lag(positions, max(0, self._clock.now() - self._oldest) if positions and self._oldest else 0))
 
     async def _begin(self) -> int:
         """Where the archive ends, after making sure that it is this log's."""
@@ -205,11 +299,26 @@ class Projector:
             (entries, faults), self._unsure = self._unsure, None
             if entries[-1].raw.position <= reached:
                 await self._write_lines(entries, faults)
+        await self._announce(reached)
         return reached
+
+    async def _announce(self, position: int) -> None:
+        """Tell everybody. Archiving does not depend on it: whoever waits gives up in time, or hears the next one."""
+        try:
+            await announce(self._log, position)
+        except (LogUnavailable, RedisError) as error:
+            if self._is_announced:
+                log_outage(self.archive.partition, "announcing", error)
+            self._is_announced = False
+        else:
+            self._is_announced = True
 
     async def _archive(self, raws: Sequence[Raw]) -> int:
         """Archive and project a batch. What a single event's projection spoils, is archived without it."""
-        entries = [open_entry(raw) for raw in raws]
+        entries: list[Entry] = []
+        for start in range(0, len(raws), TURN):
+            entries += [open_entry(raw) for raw in raws[start : start + TURN]]
+            await asyncio.sleep(0)
         try:
             return await self._commit(entries)
         except Exception as error:
@@ -226,29 +335,39 @@ class Projector:
             return await self._commit(entries, spoiled=fault)
 
     async def _commit(self, entries: Sequence[Entry], *, spoiled: Fault | None = None) -> int:
-        """One transaction: events, projections, checkpoint."""
+        """One transaction: events, projections, seals, checkpoint."""
+        raws = [entry.raw for entry in entries]
         async with self._engine.begin() as connection:
             reached = await self.archive.reached(connection, lock=True)
             if reached != self._position:  # another one was here: go on from there
+                self._forget()
                 self._position = reached
-                self._projections.forget()
                 return 0
             changes = Changes(faults=[spoiled] if spoiled else [])
             if spoiled is None:
                 changes = await self._projections.fold(connection, entries)
-            stored = await self.archive.store(connection, [entry.raw for entry in entries])
+            stored = await self.archive.store(connection, raws, reached=reached)
             await self._projections.write(connection, changes)
+            await self._seal(connection, raws)
             self._unsure = (entries, changes.faults)
         self._unsure = None
-        self.archive.committed([entry.raw for entry in entries])
+        self._position = raws[-1].position
+        self.archive.committed(raws)
+        if self._sealing is not None:
+            self._sealing.committed()
         if spoiled is None:
             self._projections.keep(changes)
         else:
             self._projections.forget()
-        self._position = entries[-1].raw.position
-        self._seen_at = entries[-1].raw.recorded_at
+        await self._announce(self._position)
         await self._write_lines(entries, changes.faults)
         return stored
+
+    async def _seal(self, connection: AsyncConnection, raws: Sequence[Raw]) -> None:
+        if self._sealing is not None:
+            for start in range(0, len(raws), READ):
+                await self._sealing.seal(connection, raws[start : start + READ], self._clock.now())
+                await asyncio.sleep(0)
 
     async def _write_lines(self, entries: Sequence[Entry], faults: Sequence[Fault]) -> None:
         partition = self.archive.partition

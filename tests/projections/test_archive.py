@@ -96,7 +96,8 @@ async def test_an_archive_belongs_to_one_log(world: World, redis: Redis, redis_u
     await redis.flushall()
     other = await open_log(redis_url, clock=world.clock, defaults=DEFAULTS, allow_weak=True)
     world.log.epoch = other.epoch
-    world.log.log_id = other.log_id
+    world.log.lineage = other.lineage
+    world.log.seen = 0
     with pytest.raises(LogLost, match="the archive belongs to log"):
         await world.new_projector().step()
     await other.aclose()
