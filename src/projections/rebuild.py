@@ -115,15 +115,11 @@ async def rebuild_sql(archive: PostgresArchive, progress: Progress | None = None
         last = await archive.reached(connection, lock=True)
         for table in (strategies, order_logs, parked):
             await connection.execute(delete(table).where(table.c.partition == archive.partition))
-        after = 0
-        while after < last:
-            entries = [open_entry(raw) for raw in await archive.entries(after, last, _PAGE)]
-            if not entries:
-                break
+        for after in range(0, last, _PAGE):
+            entries = [open_entry(raw) for raw in await archive.entries(after, min(after + _PAGE, last))]
             changes = await projections.fold(connection, entries)
             await projections.write(connection, changes)
             projections.keep(changes)
-            after = entries[-1].raw.position
             if progress is not None:
-                progress(after, last)
-    return after
+                progress(min(after + _PAGE, last), last)
+    return last

@@ -61,14 +61,12 @@ async def _pages(
             async for page in pages:
                 yield page
         return
-    while after < until:
-        page = await source.entries(after, until, _PAGE)
-        for raw in page or ():
-            for position in range(after + 1, raw.position):
-                missing(position)
-            after = raw.position
-        if not page:
-            for position in range(after + 1, until + 1):
-                missing(position)
-            return
+    for start in range(after, until, _PAGE):
+        upto = min(start + _PAGE, until)
+        page = await source.entries(start, upto)
+        if len(page) < upto - start:
+            held = {raw.position for raw in page}
+            for position in range(start + 1, upto + 1):
+                if position not in held:
+                    missing(position)
         yield page

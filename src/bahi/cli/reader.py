@@ -173,15 +173,19 @@ class _Archive:
 
     def __init__(self, database: _Database, partition: int) -> None:
         self._database = database
-        self._partition = partition
+        self.partition = partition
         self._archive: PostgresArchive | None = None
+
+    @property
+    def engine(self) -> "AsyncEngine":
+        return self._database.engine
 
     @property
     def _opened(self) -> "PostgresArchive":
         if self._archive is None:
             from eventstore.archive import PostgresArchive
 
-            self._archive = PostgresArchive(self._database.engine, self._partition)
+            self._archive = PostgresArchive(self.engine, self.partition)
         return self._archive
 
     async def entries(self, after: int, until: int) -> list[Raw]:
