@@ -74,6 +74,7 @@ class OpenOrders:
                 return user_id
             case RecoverySettled():
                 self.open[user_id].pop(_doubt(recorded.strategy_id), None)
+                self.given_up[user_id][_doubt(recorded.strategy_id)] = recorded.recorded_at
                 return None
             case Intent(tag=tag) | OrderAccepted(tag=tag) | OrderRecovered(tag=tag):
                 self.open[user_id][tag] = recorded.strategy_id

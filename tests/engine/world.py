@@ -40,7 +40,10 @@ from domain.events import (
 from domain.facts import Policy
 from domain.strategy import State, evolve, initial
 from domain.values import HOUR, SECOND, Config, Duration, Instant, OrderRequest, Price, Product, Tick
+from eventstore.archive import PostgresArchive
+from eventstore.entries import read_entries
 from eventstore.envelope import Dedupe, NewEvent, Raw, Recorded, decode
+from eventstore.epochs import record
 from eventstore.errors import CorruptEvent, LogUnavailable
 from eventstore.log import EventLog
 from eventstore.members import all_strategies
@@ -50,6 +53,7 @@ from handlers.desk import Desk
 from handlers.poller import Poller
 from handlers.worker import Worker
 from projections.prices import encode_price
+from projections.recovery import Recovered, recover
 from projections.runtime import DEFAULTS, encode_change
 from simulation.clock import VirtualClock
 from simulation.invariants import Checker
@@ -191,7 +195,9 @@ class World:
         users: tuple[int, ...] = (USER,),
         at: Instant = OPENING + 60 * SECOND,
         book: Book | None = None,
+        archive: PostgresArchive | None = None,
     ) -> None:
+        self.archive = archive
         self.redis_url = redis_url
         self.redis = redis
         self.clock = VirtualClock(at)
@@ -223,7 +229,7 @@ class World:
     # --- processes -------------------------------------------------------------------------------------------------
 
     async def open(self, *names: str) -> "World":
-        self.log = await self.log_of("test")
+        self.log = await self.log_of(f"test{len(self._opened) or ''}")
         self.desk = self._desk(self.log)
         for name in names:
             await self.hire(name)
@@ -245,6 +251,44 @@ class World:
         process.worker.drop()
         await asyncio.sleep(0)
 
+    async def archive_to(self, position: int) -> None:
+        """The archive follows the log up to there."""
+        assert self.archive is not None
+        async with self.archive.engine.begin() as connection:
+            await record(connection, 0, self.log.lineage)
+            raws = [raw async for page in read_entries(self.log, 0, position) for raw in page]
+            await self.archive.store(connection, raws)
+        self.archive.committed(raws)
+
+    async def lose(self, unarchived: int) -> Recovered:
+        """Redis is gone, and the last events with it that the archive had not taken; every process died. Another
+        system restores what can be."""
+        assert self.archive is not None
+        await self.archive_to(max(0, await self.log.last_position() - unarchived))
+        names = [process.name for process in self.processes]
+        for process in list(self.processes):
+            await self.kill(process)
+        await self.redis.flushall()
+        return await self.recover(*names)
+
+    async def recover(self, *names: str) -> Recovered:
+        """As a new system does at its start, which then has these workers."""
+        assert self.archive is not None
+        done = await recover(
+            self.redis_url, self.archive, keys=self.log.keys, clock=self.clock, defaults=DEFAULTS, policy=self.policy
+        )
+        assert done is not None
+        await self.begin_anew(*names)
+        return done
+
+    async def begin_anew(self, *names: str) -> None:
+        """All processes are new ones."""
+        self._pollers.clear()
+        self._followed = 0
+        self.orders.open.clear()
+        self.orders.given_up.clear()
+        await self.open(*names)
+
     async def inherit(self, process: Process) -> None:
         """What dead workers left pending comes to this one, as after two idle seconds."""
         for stream in self.log.keys.streams.values():
@@ -258,7 +302,9 @@ class World:
         self.book.close()
 
     async def log_of(self, writer: str) -> EventLog:
-        log = await open_log(self.redis_url, clock=self.clock, defaults=DEFAULTS, writer=writer, allow_weak=True)
+        log = await open_log(
+            self.redis_url, clock=self.clock, defaults=DEFAULTS, writer=writer, allow_weak=True, archive=self.archive
+        )
         self._opened.append(log)
         return log
 
@@ -489,7 +535,7 @@ class World:
         return dict(sorted(found.items()))
 
     async def raw(self, after: int = 0) -> list[Raw]:
-        return [raw async for raw in self.log.read_raw(after)]
+        return [raw async for page in read_entries(self.log, after) for raw in page]
 
     async def records(self, after: int = 0) -> list[Recorded]:
         """The events that can be read."""

@@ -1,0 +1,387 @@
+"""Redis is lost, or an older copy of it comes back: nothing that anybody was told is forgotten, nothing is done twice
+(architecture §7)."""
+
+import asyncio
+import datetime as dt
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from bahi.database.engine import create_engine
+from bahi.database.tables import metadata
+from brokers.paper.plan import Lost, Script, ScriptedPlan
+from domain.commands import Changes, decide_update
+from domain.events import (
+    ExecuteBuy,
+    Intent,
+    OrderRecovered,
+    RecoverySettled,
+    StrategyRecovered,
+    StrategyStartRequested,
+    SystemRecovery,
+)
+from domain.tags import parse_tag
+from domain.values import MINUTE, SECOND, Exit, Holding, Kind, Side, Status
+from eventstore import clients
+from eventstore.archive import PostgresArchive
+from eventstore.batch import WrongEpoch
+from eventstore.envelope import NewEvent
+from eventstore.errors import LogBehind, LogLost
+from eventstore.open import open_log
+from handlers.decider import Wake, decided, take_turn
+from projections.recovery import recover
+from projections.runtime import DEFAULTS
+from tests.engine.conftest import OpenWorld
+from tests.engine.test_random import ACTIONS, PER_USER, USERS, HealingPlan, Nemesis, _heal
+from tests.engine.world import OPENING, USER, World
+
+OpenArchived = Callable[..., Awaitable[World]]
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database_url, size=8)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def archived(engine: AsyncEngine, open_world: OpenWorld) -> OpenArchived:
+    """`await archived(plan=…)`: a world whose log has an archive."""
+
+    async def open_it(**options: object) -> World:
+        return await open_world(archive=PostgresArchive(engine), **options)
+
+    return open_it
+
+
+async def since(world: World, kind: type[Intent]) -> int:
+    """How many events there are from the first intent of this kind on."""
+    first = next(each.position for each in await world.records() if isinstance(each.event, kind))
+    return await world.log.last_position() - first + 1
+
+
+async def copy_of(redis: "Redis") -> dict[bytes, bytes]:
+    """All keys of a server, as a backup of it has them."""
+    return {name: await redis.dump(name) async for name in redis.scan_iter(count=1000)}
+
+
+async def put_back(redis: "Redis", copy: dict[bytes, bytes]) -> None:
+    await redis.flushall()
+    for name, value in copy.items():
+        await redis.restore(name, 0, value)
+
+
+# --- what was lost is found in the book -----------------------------------------------------------------------------
+
+
+async def test_an_entry_whose_intent_was_lost_is_adopted_and_not_placed_again(archived: OpenArchived) -> None:
+    world = await archived()
+    strategy = await world.bought()
+    lost = await since(world, ExecuteBuy)
+    done = await world.lose(lost)
+    assert (done.why, done.strategies, done.in_doubt) == ("EMPTY", 1, 1)
+    assert (await world.state(strategy)).position is Holding.NONE
+
+    await world.settle()
+    assert (await world.state(strategy)).position is Holding.BOUGHT
+    (adopted,) = await world.of_type(OrderRecovered)
+    assert (adopted.kind, adopted.number, adopted.run) == (Kind.BUY, 1, (await world.state(strategy)).run)
+    assert parse_tag(adopted.tag).log_id != world.log.log_id  # type: ignore[union-attr]
+
+    await world.stop_loss(strategy)
+    await world.settle()
+    assert not await world.intents()  # the stop waits until it is sure that nobody exits already
+    await world.pass_time(30 * SECOND)
+    assert (await world.state(strategy)).exit_reason is Exit.STOPLOSS
+    assert [row.side for row in await world.rows()] == [Side.BUY, Side.SELL]
+    assert len(await world.of_type(RecoverySettled)) == 1
+
+
+@pytest.mark.parametrize("surfaces", [8 * SECOND, 90 * SECOND])
+async def test_a_lost_entry_that_surfaces_late_is_still_the_only_one(archived: OpenArchived, surfaces: int) -> None:
+    world = await archived(plan=ScriptedPlan([(1, Script(lost=Lost(surfaces=surfaces)))]))
+    strategy = await world.running()
+    await world.buy(strategy)
+    await world.step(world.processes[0])
+    await world.lose(await since(world, ExecuteBuy))
+    await world.pass_time(surfaces + 20 * SECOND)
+    assert (await world.state(strategy)).position is Holding.BOUGHT
+    await world.pass_time(5 * MINUTE)
+    assert [row.side for row in await world.rows()] == [Side.BUY]
+
+
+async def test_an_exit_whose_intent_was_lost_is_not_sold_again(archived: OpenArchived) -> None:
+    world = await archived()
+    strategy = await world.bought()
+    await world.archive_to(await world.log.last_position())
+    await world.stop_loss(strategy)
+    await world.settle()
+    before = [event.type for event in await world.history(strategy)]
+    await world.lose(len(before) - before.index("STOPLOSS_TRIGGERED"))
+    assert (await world.state(strategy)).position is Holding.BOUGHT
+    await world.stop_loss(strategy)  # the listener sees it again
+    await world.pass_time(MINUTE)
+    state = await world.state(strategy)
+    assert (state.status, state.position) == (Status.STOPPED, Holding.EXITED_BY_SL)
+    assert [row.side for row in await world.rows()] == [Side.BUY, Side.SELL]
+
+
+async def test_shares_of_a_run_that_was_lost_are_sold(archived: OpenArchived) -> None:
+    world = await archived()
+    strategy = await world.create()
+    await world.archive_to(await world.log.last_position())
+    await world.start(strategy)
+    await world.buy(strategy)
+    await world.settle()
+    started = next(r.position for r in await world.records() if isinstance(r.event, StrategyStartRequested))
+    await world.lose(await world.log.last_position() - started + 1)
+    assert (await world.state(strategy)).status is Status.CREATED
+    await world.watch()
+    await world.pass_time(MINUTE)
+    (adopted,) = await world.of_type(OrderRecovered)
+    assert adopted.run == 0
+    state = await world.state(strategy)
+    assert (state.surfaced, state.bought) == (0, 0)
+    assert [(row.side, row.filled) for row in await world.rows()] == [(Side.BUY, 10), (Side.SELL, 10)]
+
+
+async def test_a_lost_run_does_not_lend_its_order_to_the_next_of_the_same_number(archived: OpenArchived) -> None:
+    world = await archived(plan=ScriptedPlan([(1, Script(lost=Lost(surfaces=80 * SECOND)))]))
+    strategy = await world.create()
+    await world.archive_to(await world.log.last_position())
+    lost_run = (await world.start(strategy)).run
+    await world.buy(strategy)
+    await world.step(world.processes[0])
+    started = next(r.position for r in await world.records() if isinstance(r.event, StrategyStartRequested))
+    await world.lose(await world.log.last_position() - started + 1)
+    soon = world.calendar.wall(world.clock.now() + 30 * SECOND).time().replace(microsecond=0)
+    await take_turn(
+        world.desk,
+        strategy,
+        lambda s, f: decided(s, decide_update(s, Changes(buy_time=soon), f)),
+        Wake(),  # type: ignore[arg-type]
+    )
+    assert (await world.start(strategy)).run == lost_run + 1  # an update came between
+    await world.wait_until((await world.state(strategy)).buy_at)
+    await world.tick("150")
+    await world.buy(strategy)
+    await world.pass_time(MINUTE)
+    await world.watch()
+    await world.pass_time(MINUTE)
+    state = await world.state(strategy)
+    assert state.bought == 10, (lost_run, state)
+    assert (await world.of_type(OrderRecovered))[0].run == 0
+    assert state.surfaced == 0
+
+
+# --- what was not lost goes on --------------------------------------------------------------------------------------
+
+
+async def test_what_merely_waits_for_its_time_is_not_held_up(archived: OpenArchived) -> None:
+    world = await archived()
+    strategy = await world.running()
+    await world.halt(8)
+    done = await world.lose(0)
+    assert (done.strategies, done.halts, done.in_doubt) == (1, 1, 0)
+    assert await world.log.halt(8) is not None
+    assert await world.log.halt(USER) is None
+    await world.buy(strategy)
+    await world.settle()
+    assert (await world.state(strategy)).position is Holding.BOUGHT
+    assert not await world.of_type(StrategyRecovered)
+
+
+async def test_it_is_told_and_the_numbers_go_on(archived: OpenArchived) -> None:
+    world = await archived()
+    await world.bought()
+    old, last = world.log, await world.log.last_position()
+    await world.lose(3)
+    (report,) = await world.of_type(SystemRecovery)
+    assert (report.old_epoch, report.new_epoch) == (old.epoch, world.log.epoch)
+    assert report.lost == {"redis": "EMPTY", "held": "0"}
+    assert report.restored["archived"] == str(last - 3)
+    assert [each.after for each in world.log.lineage] == [0, last - 3]
+    assert world.log.log_ids == {old.log_id, world.log.log_id}
+    records = await world.records()
+    assert [each.position for each in records] == list(range(1, len(records) + 1))
+    assert isinstance(await old.append([NewEvent(StrategyStartRequested(), 42, USER)]), WrongEpoch)
+
+
+# --- who may restore, and from what ---------------------------------------------------------------------------------
+
+
+async def test_an_older_copy_of_redis_is_restored_as_well(archived: OpenArchived, redis: Redis) -> None:
+    world = await archived()
+    strategy = await world.running()
+    copy = await copy_of(redis)
+    await world.buy(strategy)
+    await world.settle()
+    last = await world.log.last_position()
+    await world.archive_to(last)
+    await put_back(redis, copy)
+    with pytest.raises(LogBehind, match="OLDER"):
+        await world.log_of("late")
+    assert isinstance(await world.log.append([NewEvent(StrategyStartRequested(), strategy, USER)]), WrongEpoch)
+    for process in list(world.processes):
+        await world.kill(process)
+    done = await world.recover("w2")
+    assert (done.why, done.archived) == ("OLDER", last)
+    assert (await world.state(strategy)).position is Holding.BOUGHT
+
+
+async def test_a_copy_of_an_earlier_epoch_is_set_aside_and_not_lost(archived: OpenArchived, redis: Redis) -> None:
+    world = await archived()
+    await world.running()
+    copy = await copy_of(redis)
+    earlier = world.log
+    await world.lose(2)
+    await world.archive_to(await world.log.last_position())
+    await put_back(redis, copy)
+    with pytest.raises(LogBehind, match="EARLIER_EPOCH"):
+        await world.log_of("late")
+    for process in list(world.processes):
+        await world.kill(process)
+    assert (await world.recover("w2")).why == "EARLIER_EPOCH"
+    kept = [name for name in await redis.keys("lost:*") if earlier.epoch in name.decode()]
+    assert kept
+
+
+async def test_a_redis_of_another_installation_is_refused_and_left_alone(
+    archived: OpenArchived, redis: Redis, redis_url: str
+) -> None:
+    world = await archived()
+    await world.running()
+    await world.archive_to(await world.log.last_position())
+    await redis.flushall()
+    stranger = await open_log(redis_url, clock=world.clock, defaults=DEFAULTS, allow_weak=True)
+    await stranger.append([NewEvent(StrategyStartRequested(), 1, USER)])
+    with pytest.raises(LogLost, match="not of one installation"):
+        await world.log_of("late")
+    assert await stranger.last_position() == 1
+    await stranger.aclose()
+    world.checked = False
+
+
+async def test_any_number_of_processes_restore_once(archived: OpenArchived, redis: Redis) -> None:
+    world = await archived()
+    await world.bought()
+    await world.archive_to(await world.log.last_position())
+    for process in list(world.processes):
+        await world.kill(process)
+    await redis.flushall()
+    assert world.archive is not None
+    archive = world.archive
+    done = await asyncio.gather(
+        *(
+            recover(
+                world.redis_url, archive, keys=world.log.keys, clock=world.clock, defaults=DEFAULTS, policy=world.policy
+            )
+            for _ in range(3)
+        )
+    )
+    assert sum(each is not None for each in done) == 1
+    await world.begin_anew("w1")
+    assert len(world.log.lineage) == 2
+
+
+@pytest.mark.parametrize("number", range(0, 40, 3))
+async def test_a_restorer_that_dies_anywhere_is_followed_by_the_next(
+    archived: OpenArchived, redis: Redis, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It dies before its n-th command to Redis."""
+    world = await archived()
+    strategy = await world.bought()
+    await world.archive_to(await world.log.last_position() - 2)
+    for process in list(world.processes):
+        await world.kill(process)
+    await redis.flushall()
+    assert world.archive is not None
+
+    class Died(BaseException):
+        pass
+
+    calls = 0
+    real_ask = clients._ask
+
+    async def dying(*args: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > number:
+            raise Died
+        return await real_ask(*args)  # type: ignore[arg-type]
+
+    again = {"keys": world.log.keys, "clock": world.clock, "defaults": DEFAULTS, "policy": world.policy}
+    with monkeypatch.context() as patch:
+        patch.setattr(clients, "_ask", dying)
+        try:
+            await recover(world.redis_url, world.archive, **again)  # type: ignore[arg-type]
+            died = False
+        except (Died, BaseExceptionGroup):
+            died = True
+    done = await recover(world.redis_url, world.archive, **again)  # type: ignore[arg-type]
+    assert (done is not None) == died
+    await world.begin_anew("w1")
+    await world.pass_time(MINUTE)
+    assert (await world.state(strategy)).position is Holding.BOUGHT
+    assert [row.side for row in await world.rows()] == [Side.BUY]
+
+
+# --- whatever happens -----------------------------------------------------------------------------------------------
+
+
+async def _live_through(redis_url: str, redis: "Redis", engine: AsyncEngine, seed: int) -> Counter[str]:
+    chance = random.Random(f"lost {seed}")
+    plan = HealingPlan(seed, latency=chance.choice([0, 50_000, 1_500_000]))
+    await redis.flushall()
+    async with engine.begin() as connection:
+        await connection.execute(text(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)} CASCADE"))
+    world = World(redis_url, redis, plan=plan, users=USERS, at=OPENING + MINUTE, archive=PostgresArchive(engine))
+    try:
+        await world.open("w1", "w2")
+        strategies = [
+            await world.running(user=each, buy_time=dt.time(9, 17), quantity=10)
+            for each in USERS
+            for _ in range(PER_USER)
+        ]
+        await world.pass_time(MINUTE)
+        nemesis = Nemesis(world, strategies, seed)
+        for _ in range(3):
+            for _ in range(ACTIONS // 4):
+                await nemesis.act()
+            lost = min(chance.choice([0, 1, 2, 3, 5, 8, 13, 40]), await world.log.last_position() - 40)
+            nemesis.did.append(f"LOSE {lost}")
+            await world.lose(max(0, lost))
+        await _heal(world, plan)
+        (await world.check()).all_final()
+        for state in (await world.states()).values():
+            assert state.open_quantity <= 0, state
+            assert state.surfaced <= 0, state
+            assert not state.settle_after, state
+        return Counter(record.event.type for record in await world.records())
+    except BaseException as error:
+        error.add_note(f"seed {seed}, after {' '.join(nemesis.did)}")
+        raise
+    finally:
+        await world.close()
+
+
+SEEDS = 10
+
+
+async def test_whatever_is_lost_the_invariants_hold_and_everything_ends(
+    redis_url: str, redis: Redis, engine: AsyncEngine
+) -> None:
+    """Three losses in each life, of up to forty events each."""
+    # a process that dies leaves tasks behind of which nobody hears
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    seen: Counter[str] = Counter()
+    for seed in range(SEEDS):
+        seen += await _live_through(redis_url, redis, engine, seed)
+    for each in ("ORDER_RECOVERED", "RECOVERY_SETTLED", "STRATEGY_RECOVERED", "SYSTEM_RECOVERY"):
+        assert seen[each], f"never seen, so not tested: {each}"
