@@ -17,12 +17,13 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.values import SECOND, Duration, Instant
-from eventstore.archive_tables import events, seals
+from eventstore.archive_tables import events
 from eventstore.envelope import Raw
+from eventstore.seal_rows import newest_seal
 from eventstore.seal_trust import key_id, public_bytes, sign
 from eventstore.seals import GENESIS, Seal, hints_of, leaf, merkle_root
 
-__all__ = ["AT_ONCE", "SealKeys", "Sealing", "SealingStopped", "newest_seal"]
+__all__ = ["AT_ONCE", "SealKeys", "Sealing", "SealingStopped"]
 
 AT_ONCE = 5_000
 """Archived rows read in one call: the writer holds its lock meanwhile."""
@@ -128,7 +129,8 @@ class Sealing:
             return 0
         made = len(self._made)
         try:
-            await self._work(connection, now, rest)
+            if not await self._work(connection, now, rest):
+                await self._work(connection, now, rest)
         except SealingStopped as error:
             self._open, self._key, self._tried_at = None, None, now
             self._tell(str(error))
@@ -158,23 +160,21 @@ class Sealing:
 
     # --- within the transaction -------------------------------------------------------------------------------------
 
-    async def _work(self, connection: AsyncConnection, now: Instant, rest: bool) -> None:
+    async def _work(self, connection: AsyncConnection, now: Instant, rest: bool) -> bool:
+        """Make what is due. False, if another key or another writer came first: look again."""
         if self._key is None:
             self._key = await self._keys.newest(connection)
         if self._open is None:
             self._open = _Open(await newest_seal(connection, self.partition), now)
-        read = 0
-        while self._open is not None:
-            it = self._open
+        it, read = self._open, 0
+        while True:
             while len(it.leaves) >= self._events:
                 if not await self._make(connection, it, self._events, now):
-                    return
+                    return False
             if it.whole:
-                if self.due(now, rest=rest):
-                    await self._make(connection, it, len(it.leaves), now)
-                return
+                return not self.due(now, rest=rest) or await self._make(connection, it, len(it.leaves), now)
             if read >= AT_ONCE:
-                return
+                return True
             read += await self._read(connection, it)
 
     async def _read(self, connection: AsyncConnection, it: _Open) -> int:
@@ -198,7 +198,7 @@ class Sealing:
         return len(raws)
 
     async def _make(self, connection: AsyncConnection, it: _Open, count: int, now: Instant) -> bool:
-        """A seal over the first `count` leaves. False, if another key or another writer came first: look again."""
+        """A seal over the first `count` leaves."""
         assert self._key is not None  # noqa: S101
         head, leaves = it.head, it.leaves[:count]
         until = max(it.times[count - 1], head.until if head is not None else 0)
@@ -258,14 +258,6 @@ _insert = text(
     ON CONFLICT DO NOTHING
     """
 )
-
-
-async def newest_seal(connection: AsyncConnection, partition: int) -> Seal | None:
-    """The head of the chain; None before the first seal."""
-    columns = [seals.c[name] for name in Seal.__struct_fields__]
-    found = select(*columns).where(seals.c.partition == partition).order_by(seals.c.number.desc()).limit(1)
-    row = (await connection.execute(found)).one_or_none()
-    return None if row is None else Seal(**row._mapping)
 
 
 def _as_stored(raw: Raw) -> Raw:
