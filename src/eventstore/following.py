@@ -60,10 +60,11 @@ async def _live(reader: "Redis", keys: Keys, epoch: str, after: int, page: int) 
     cursor = dict.fromkeys(CLASSES, after)
     held: dict[int, Raw] = {}
     seen = after
+    behind = False
     while True:
         # While something is missing the streams are asked all at once; a wait may answer for one stream only.
         complete = bool(held)
-        reply = await _xread(reader, keys, cursor, page, wait=not held)
+        reply = await _xread(reader, keys, cursor, page, wait=not held and not behind)
         await others_first()  # a worker of this process may have had its answer in the same moment
         for name, entries in reply:
             stream = keys.class_of(name)
@@ -77,8 +78,12 @@ async def _live(reader: "Redis", keys: Keys, epoch: str, after: int, page: int) 
             yield next_raw
         if held and complete:
             raise LogHole(seen + 1)
-        if not reply and not held:
-            await _verify(reader, keys, epoch, seen)
+        if reply or held:
+            behind = False
+        elif behind:
+            raise LogHole(seen + 1)  # what came was trimmed before it was seen here
+        else:
+            behind = await _verify(reader, keys, epoch, seen) > seen
 
 
 async def _xread(reader: "Redis", keys: Keys, cursor: dict[Priority, int], page: int, *, wait: bool) -> list[Any]:
@@ -89,11 +94,12 @@ async def _xread(reader: "Redis", keys: Keys, cursor: dict[Priority, int], page:
     return reply or []
 
 
-async def _verify(reader: "Redis", keys: Keys, epoch: str, seen: int) -> None:
-    """It is still the log that we know, and not shorter than what we saw of it. Raises LogLost."""
+async def _verify(reader: "Redis", keys: Keys, epoch: str, seen: int) -> int:
+    """It is still the log that we know, and not shorter than what we saw of it. Its last position. Raises LogLost."""
     now = await command(reader, "GET", keys.epoch)
     position = await command(reader, "HGET", keys.position, "position")
     if now is None or now.decode() != epoch:
         raise LogLost(f"the epoch was {epoch} and is {now.decode() if now else 'gone'}")
     if position is None or int(position) < seen:
         raise LogLost(f"the log ended at {seen} or later and now ends at {position and int(position)}")
+    return int(position)

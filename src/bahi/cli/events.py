@@ -243,7 +243,7 @@ async def _merged(sources: Sequence[AsyncIterator[list[Row]]]) -> AsyncIterator[
 
 async def _follow(log: Any, after: int, queue: "asyncio.Queue[Row]") -> None:
     """What comes, for ever. An entry that cannot be read is told, and passed over."""
-    from eventstore.entries import stream_entries
+    from eventstore.entries import read_entries
     from eventstore.errors import CorruptEvent
 
     partition = log.keys.partition
@@ -270,8 +270,9 @@ async def _follow(log: Any, after: int, queue: "asyncio.Queue[Row]") -> None:
                     )
         except CorruptEvent as error:
             after = error.position
-            for raw in await stream_entries(log, after - 1, after):
-                queue.put_nowait(_row(partition, raw))
+            async for raws in read_entries(log, after - 1, after):
+                for raw in raws:
+                    queue.put_nowait(_row(partition, raw))
 
 
 class Printer:

@@ -1,0 +1,154 @@
+"""Trimming: Redis forgets what the archive has, sealed, for long enough, and what nobody waits for any more.
+
+An entry goes when a seal covers it whose last event is older than the hot hours, when the archive really holds it, and
+when every consumer group of its stream has had it delivered and has acknowledged it. Readers do not notice: they read
+on in the archive.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+from redis.exceptions import ResponseError
+from sqlalchemy import func, select
+
+from domain.values import Duration, Instant, Priority
+from eventstore.archive import PostgresArchive, archive_outages
+from eventstore.archive_tables import events, seals
+from eventstore.clients import Argument, commands
+from eventstore.entries import check_log
+from eventstore.errors import LogError, outages
+from eventstore.keys import CLASSES, GROUP
+from eventstore.log import EventLog
+
+__all__ = ["ArchiveIncomplete", "Trimmed", "trim"]
+
+SLICE: Final = 10_000
+"""Positions trimmed at a time: Redis does nothing else meanwhile, for about a millisecond."""
+
+
+class ArchiveIncomplete(LogError):
+    """The archive lacks entries that it has sealed. Nothing of them was trimmed."""
+
+
+class Trimmed(Struct, frozen=True):
+    """`upto`: what comes before or at it is in the archive only. `allowed`: how far the seals let it go. `entries`: how
+    many went. `held`: the streams that keep more than that, and why."""
+
+    upto: int
+    allowed: int
+    entries: int
+    held: Mapping[Priority, str]
+
+
+async def trim(log: EventLog, archive: PostgresArchive, *, hot: Duration, now: Instant) -> Trimmed:
+    """Trim the log's streams; `hot` is how old what goes must be, in microseconds.
+
+    May be broken off and repeated, and done by several at once. Raises ArchiveIncomplete, LogUnavailable, LogLost.
+    """
+    await check_log(log)
+    first = await _first(log)
+    allowed = await _allowed(archive, now - hot)
+    limits, held = await _limits(log, allowed)
+    entries = 0
+    highest = max(limits.values(), default=0)
+    for after in range(first - 1, highest, SLICE):
+        upto = min(after + SLICE, highest)
+        await _make_sure(archive, after, upto)
+        entries += await _xtrim(log, {each: min(limit, upto) for each, limit in limits.items() if limit > after})
+    return Trimmed(await _first(log) - 1, allowed, entries, held)
+
+
+async def _first(log: EventLog) -> int:
+    """The first position that the streams hold; the next one to come, when they are empty."""
+    calls = [("XRANGE", log.keys.streams[each], "-", "+", "COUNT", 1) for each in CLASSES]
+    answers = await _answers(log, [*calls, ("HGET", log.keys.position, "position")])
+    held = [_position(answer[0][0]) for answer in answers[:-1] if answer]
+    return min(held, default=int(answers[-1] or 0) + 1)
+
+
+async def _allowed(archive: PostgresArchive, before: Instant) -> int:
+    """The end of the newest seal all of whose events were recorded by `before`; 0 when there is none."""
+    ends = seals.c.partition == archive.partition, seals.c.until <= before
+    newest = select(seals.c.last).where(*ends).order_by(seals.c.number.desc()).limit(1)
+    with archive_outages():
+        async with archive.engine.connect() as connection:
+            sealed = await connection.scalar(newest)
+            return min(sealed or 0, await archive.reached(connection))
+
+
+async def _limits(log: EventLog, allowed: int) -> tuple[dict[Priority, int], dict[Priority, str]]:
+    """How far each stream may be trimmed, and what holds those back that may not be trimmed so far."""
+    limits: dict[Priority, int] = {}
+    held: dict[Priority, str] = {}
+    for each, stream in log.keys.streams.items():
+        groups = await _groups(log, stream)
+        if GROUP not in {group.name for group in groups}:
+            held[each] = f"its group {GROUP} is missing"
+            continue
+        limits[each] = allowed
+        for group in groups:
+            if group.delivered < limits[each]:
+                limits[each], held[each] = group.delivered, f"its group {group.name} has seen it up to that position"
+            if group.oldest is not None and group.oldest <= limits[each]:
+                limits[each], held[each] = group.oldest - 1, f"its group {group.name} works on the position after"
+    return limits, held
+
+
+class _Group(Struct, frozen=True):
+    """A consumer group: the last position it was given, and the oldest that it has not acknowledged."""
+
+    name: str
+    delivered: int
+    oldest: int | None
+
+
+async def _groups(log: EventLog, stream: str) -> list[_Group]:
+    (described,) = await commands(log.redis, [("XINFO", "GROUPS", stream)])
+    if isinstance(described, ResponseError) and "no such key" in str(described):
+        return []
+    if isinstance(described, Exception):
+        raise described
+    groups = [dict(zip(group[::2], group[1::2], strict=True)) for group in described]
+    pendings = await _answers(log, [("XPENDING", stream, group[b"name"]) for group in groups])
+    return [
+        _Group(
+            group[b"name"].decode(errors="replace"),
+            _position(group[b"last-delivered-id"]),
+            _position(oldest) if oldest is not None else None,
+        )
+        for group, (_, oldest, *_) in zip(groups, pendings, strict=True)
+    ]
+
+
+async def _make_sure(archive: PostgresArchive, after: int, upto: int) -> None:
+    """The archive holds every one of these: a checkpoint and a seal are not the events themselves."""
+    these = events.c.partition == archive.partition, events.c.position > after, events.c.position <= upto
+    there = select(func.count(func.distinct(events.c.position))).where(*these)
+    with archive_outages():
+        async with archive.engine.connect() as connection:
+            count = await connection.scalar(there)
+    if count != upto - after:
+        raise ArchiveIncomplete(
+            f"the archive of partition {archive.partition} holds {count} of the positions {after + 1} to {upto}, "
+            "which are sealed: nothing of them is trimmed. `bahi verify` names the missing ones"
+        )
+
+
+async def _xtrim(log: EventLog, upto: Mapping[Priority, int]) -> int:
+    streams = log.keys.streams
+    calls = [("XTRIM", streams[each], "MINID", "=", f"{limit + 1}-0") for each, limit in upto.items()]
+    return sum(await _answers(log, calls))
+
+
+async def _answers(log: EventLog, calls: Sequence[Sequence[Argument]]) -> list[Any]:
+    answers = await commands(log.redis, calls)
+    with outages():
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+    return answers
+
+
+def _position(entry_id: bytes) -> int:
+    return int(entry_id.partition(b"-")[0])
