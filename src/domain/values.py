@@ -177,6 +177,7 @@ class Code(StrEnum):
     SAFETY_ABORT = "SAFETY_ABORT"
     RECOVERY = "RECOVERY"
     ARCHIVE_GAP = "ARCHIVE_GAP"
+    SEALING_STOPPED = "SEALING_STOPPED"
 
 
 class Severity(StrEnum):

@@ -1,49 +1,152 @@
-"""The role `archive`: writes every event, the SQL projections and the checkpoint."""
+"""The role `archive`: writes every event, the SQL projections, the seals and the checkpoint; trims what Redis need not
+hold any longer."""
 
 import asyncio
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 import structlog
 
+from api.security.box import SecretBox
 from bahi.roles.base import Partition
+from bahi.seal_keys import SqlSealKeys
 from bahi.telemetry.event_lines import write_event_lines
 from bahi.wiring import House
+from domain.events import AlertTriggered
+from domain.values import HOUR, MINUTE, Code, Duration, Severity
+from eventstore.archive import OUTAGES
+from eventstore.envelope import Dedupe, NewEvent
+from eventstore.errors import LogUnavailable
+from eventstore.sealing import Sealing
+from eventstore.seals import Seal
+from eventstore.trimming import ArchiveIncomplete, trim
+from eventstore.waiting import either
 from projections.projector import Lag, Projector
+
+__all__ = ["ArchiveRole"]
+
+TEND_EVERY: Duration = MINUTE
 
 log = structlog.get_logger(__name__)
 
 
 class ArchiveRole:
+    """One follower for each partition; and for all of them together a task that tends what is stored."""
+
     def __init__(self, house: House, partitions: Sequence[Partition]) -> None:
-        self._lags: dict[int, int] = {}
-        self._gauge = house.metrics.archive_lag
-        self._projectors = [
-            Projector(
-                each,
-                house.engine,
-                house.clock,
-                lines=write_event_lines,
-                on_lag=self._measure(number),
-                on_trouble=_report,
-            )
-            for number, each in enumerate(house.logs)
-        ]
+        self._house = house
+        self._lags: dict[int, Lag] = {}
+        self._stopped_sealing: dict[int, str] = {}
+        """Why, by partition, as long as nobody was alarmed."""
+        self._alarmed = asyncio.Event()
+        self._held: dict[int, object] = {}
+        self.projectors = [self._projector(number) for number in range(len(house.logs))]
+
+    def _projector(self, partition: int) -> Projector:
+        house = self._house
+        sealing = Sealing(
+            partition,
+            SqlSealKeys(SecretBox(house.keys)),
+            events=house.settings.seal_events,
+            age=house.settings.seal_seconds // timedelta(microseconds=1),
+            on_state=self._sealing_state(partition),
+            on_sealed=self._sealed,
+        )
+        return Projector(
+            house.logs[partition],
+            house.engine,
+            house.clock,
+            sealing=sealing,
+            lines=write_event_lines,
+            on_lag=self._measure(partition),
+            on_trouble=_report,
+        )
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for projector in self._projectors:
-                group.create_task(projector.run())
+            tending = group.create_task(self._tend())
+            async with asyncio.TaskGroup() as projectors:
+                for projector in self.projectors:
+                    projectors.create_task(projector.run())
+            tending.cancel()
+
+    async def stop(self) -> None:
+        for projector in self.projectors:
+            await projector.stop()
+
+    # --- looking after what is stored ---------------------------------------------------------------------------------
+
+    async def _tend(self) -> None:
+        """Every minute, and when there is something to be told."""
+        while True:
+            await either(self._house.clock.sleep(TEND_EVERY), self._alarmed.wait())
+            self._alarmed.clear()
+            for partition in range(len(self.projectors)):
+                try:
+                    await self._alert(partition)
+                    await self.trim(partition)
+                except (LogUnavailable, *OUTAGES) as error:
+                    _report(error)
+
+    async def trim(self, partition: int) -> None:
+        """Let Redis forget what the archive has. Raises LogUnavailable, LogLost."""
+        house = self._house
+        archive = self.projectors[partition].archive
+        hot = house.settings.hot_hours * HOUR
+        try:
+            done = await trim(house.logs[partition], archive, hot=hot, now=house.clock.now())
+        except ArchiveIncomplete as error:
+            log.error("archive_incomplete", partition=partition, why=str(error))
+            return
+        house.metrics.trimmed_position.labels(partition).set(done.upto)
+        if done.entries:
+            log.info("trimmed", partition=partition, upto=done.upto, entries=done.entries)
+        if done.held != self._held.get(partition, {}):
+            self._held[partition] = done.held
+            said = "trimming_held_back" if done.held else "trimming_free"
+            log.info(said, partition=partition, **{str(name): why for name, why in done.held.items()})
+
+    async def _alert(self, partition: int) -> None:
+        why = self._stopped_sealing.get(partition)
+        if why is None:
+            return
+        house = self._house
+        facts = {"partition": str(partition), "why": why[:500]}
+        alert = AlertTriggered(severity=Severity.CRITICAL, code=Code.SEALING_STOPPED, at=house.clock.now(), facts=facts)
+        once_a_day = Dedupe(key=f"sealing-stopped:{partition}", digest="")
+        await house.logs[partition].append([NewEvent(alert, dedupe=once_a_day)])
+        self._stopped_sealing.pop(partition, None)
+
+    # --- telling ----------------------------------------------------------------------------------------------------
 
     def _measure(self, partition: int) -> Callable[[Lag], None]:
+        metrics = self._house.metrics
+
         def measured(lag: Lag) -> None:
-            self._lags[partition] = lag.positions
-            self._gauge.set(sum(self._lags.values()))
+            self._lags[partition] = lag
+            metrics.archive_lag.set(sum(each.positions for each in self._lags.values()))
+            metrics.archive_lag_seconds.set(max(each.seconds for each in self._lags.values()))
+            position = self.projectors[partition].position
+            if position is not None:
+                metrics.archived_position.labels(partition).set(position)
 
         return measured
 
-    async def stop(self) -> None:
-        for projector in self._projectors:
-            await projector.stop()
+    def _sealed(self, seal: Seal) -> None:
+        self._house.metrics.sealed_position.labels(seal.partition).set(seal.last)
+
+    def _sealing_state(self, partition: int) -> Callable[[str | None], None]:
+        stopped = self._house.metrics.sealing_stopped.labels(partition)
+
+        def told(why: str | None) -> None:
+            stopped.set(why is not None)
+            if why is None:
+                self._stopped_sealing.pop(partition, None)
+            else:
+                self._stopped_sealing[partition] = why
+                self._alarmed.set()
+
+        return told
 
 
 def _report(error: Exception) -> None:

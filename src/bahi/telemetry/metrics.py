@@ -117,6 +117,11 @@ class Metrics:
         self.ticks_dropped = counter("ticks_dropped", "Ticks that did not count", "reason")
         self.log_unavailable = counter("log_unavailable", "Attempts of the market listener to write that failed")
         self.archive_lag = gauge("archive_lag_events", "Events in the log and not yet in the archive")
+        self.archive_lag_seconds = gauge("archive_lag_seconds", "Age of the oldest event not yet in the archive")
+        self.archived_position = gauge("archived_position", "Everything up to here is in the archive", "partition")
+        self.sealed_position = gauge("sealed_position", "Everything up to here is under a seal", "partition")
+        self.trimmed_position = gauge("trimmed_position", "Up to here Redis holds nothing any more", "partition")
+        self.sealing_stopped = gauge("sealing_stopped", "1 while no seal can be made", "partition")
         self.ready = gauge("ready", "Whether a part of the engine is ready: 1 or 0", "part")
 
 
