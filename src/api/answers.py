@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
@@ -48,15 +49,23 @@ def local(at: dt.datetime | None) -> dt.datetime | None:
 def plain(value: Any, of: Any = Any) -> Any:
     """A domain Struct as plain values for people: instants, which are integers inside, as moments."""
     if isinstance(value, Struct):
-        hints = get_type_hints(type(value), include_extras=True)
-        fields = msgspec.structs.fields(value)
-        return {field.encode_name: plain(getattr(value, field.name), hints[field.name]) for field in fields}
+        return {told: plain(getattr(value, name), hint) for name, told, hint in _fields(type(value))}
     if isinstance(value, (list, tuple)):
         inner = (*get_args(of), Any)[0]
         return [plain(one, inner) for one in value]
+    if isinstance(value, dict):
+        inner = (*get_args(of), Any, Any)[1]
+        return {name: plain(one, inner) for name, one in value.items()}
     if isinstance(value, int) and _is_instant(of):
         return moment(value)
     return value
+
+
+@cache
+def _fields(cls: type[Struct]) -> list[tuple[str, str, Any]]:
+    """Each field's name, the name that it is told by, and its type."""
+    hints = get_type_hints(cls, include_extras=True)
+    return [(field.name, field.encode_name, hints[field.name]) for field in msgspec.structs.fields(cls)]
 
 
 def _is_instant(of: Any) -> bool:

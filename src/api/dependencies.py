@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from api.acknowledged import Acknowledge
+from api.audit.ports import Export, History, Stories, Verifier
 from api.pages import Cursors
 from api.ports import Accounts, BrokerLogin, Halts, Idempotency, KiteTerms, Readings, Sessions, Strategies, Users
 from api.rate import AuthLimits, RateLimits
@@ -44,6 +45,8 @@ class Dependencies:
     halts: Halts
     idempotency: Idempotency
     readings: Readings
+    history: History
+    stories: Stories
     strategies: Strategies
     logs: Sequence[EventLog]
     redis: "Redis"
@@ -55,6 +58,8 @@ class Dependencies:
     policy: Policy = field(default_factory=Policy)
     kite: KiteTerms = field(default_factory=KiteTerms)
     hint: Hint = nobody_listens
+    verifier: Verifier | None = None
+    export: Export | None = None
     acknowledge: Acknowledge | None = None
     """Holds answers until the archive has what they answer to; without one they are given at once."""
     checks: Mapping[str, Check] = field(default_factory=dict)

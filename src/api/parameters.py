@@ -1,14 +1,18 @@
 """Path and query parameters, as strict as bodies are."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import Path, Request
+from fastapi import Path, Query, Request
 from fastapi.routing import APIRoute
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from api.problems import FieldProblem, invalid
+from domain.events import EVENT_TYPES
 
-__all__ = ["StrategyId", "only_known_parameters"]
+__all__ = ["EventTypes", "StrategyFilter", "StrategyId", "UserFilter", "only_known_parameters"]
+
+_LARGEST = 9_007_199_254_740_991
 
 
 def _digits(value: object) -> object:
@@ -18,8 +22,24 @@ def _digits(value: object) -> object:
     return value
 
 
-StrategyId = Annotated[
-    int, BeforeValidator(_digits), Path(ge=1, le=9_007_199_254_740_991, description="a strategy's id")
+StrategyId = Annotated[int, BeforeValidator(_digits), Path(ge=1, le=_LARGEST, description="a strategy's id")]
+StrategyFilter = Annotated[
+    int | None, BeforeValidator(_digits), Query(ge=1, le=_LARGEST, description="only of this strategy")
+]
+UserFilter = Annotated[int | None, BeforeValidator(_digits), Query(ge=1, le=_LARGEST, description="only of this user")]
+
+
+def _types(names: Sequence[str] | None) -> Sequence[str] | None:
+    """Only names of the catalogue: a misspelt one would find nothing unnoticed."""
+    if names is not None and (unknown := [name for name in names if name not in EVENT_TYPES]):
+        raise ValueError(f"there is no event type {unknown[0][:64]!r}")
+    return names
+
+
+EventTypes = Annotated[
+    list[str] | None,
+    AfterValidator(_types),
+    Query(max_length=50, description="only of this type; may be given several times", examples=["ORDER_FILLED"]),
 ]
 
 

@@ -20,7 +20,7 @@ from api.dependencies import Dependencies, Deps
 from api.openapi import operation
 from api.ports import Answered, BusyKey, LoggedIn, OtherRequest, Taken
 from api.problems import UNAVAILABLE, Problem
-from api.security.caller import Caller
+from api.security.caller import Caller, refuse_auditors
 from eventstore.envelope import Dedupe
 
 __all__ = ["Write", "write"]
@@ -89,12 +89,13 @@ def write(
 
     def register(action: Action[Any]) -> Action[Any]:
         async def endpoint(request: Request, deps: Deps, caller: Caller, key: IdempotencyKey = None) -> Response:
+            refuse_auditors(caller)
             raw = await read_body(request) if body is not None else b""
             given = models.Request() if body is None else parse(raw, body)
             digest = hashlib.sha256(f"{method} {path}\n".encode() + raw).digest()
             return await _once(action, Write(deps, caller, given, request.state.request_id, key, digest))
 
-        problems = {409, 422, *kwargs.pop("problems", ())}
+        problems = {403, 409, 422, *kwargs.pop("problems", ())}
         router.add_api_route(
             path,
             endpoint,

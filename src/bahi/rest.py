@@ -16,8 +16,10 @@ from api.routes.broker import PaperLogin
 from api.security.box import SecretBox
 from api.security.keys import SecretKeys
 from api.security.passwords import Passwords
+from bahi.audit import SqlStories
 from bahi.database.accounts import SqlAccounts
 from bahi.database.halts import SqlHalts
+from bahi.database.history import SqlHistory
 from bahi.database.idempotency import SqlIdempotency
 from bahi.database.readings import SqlReadings
 from bahi.database.users import SqlSessions, SqlUsers
@@ -94,6 +96,8 @@ def rest_dependencies(
         halts=SqlHalts(engine),
         idempotency=SqlIdempotency(engine),
         readings=SqlReadings(engine),
+        history=SqlHistory(engine, len(desks)),
+        stories=SqlStories(engine, len(desks)),
         strategies=DeskStrategies(desks),
         logs=[each.log for each in desks],
         redis=redis,

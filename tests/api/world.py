@@ -113,12 +113,27 @@ class World:
         email = email or f"trader{len(self.traders)}@example.com"
         answer = await self.client.post("/auth/register", json={"email": email, "password": password})
         assert answer.status_code == 201, answer.text
-        tokens = answer.json()
+        self.traders.append(await self._with_client(email, answer.json()))
+        return self.traders[-1]
+
+    async def person(self, role: str, email: str | None = None) -> Trader:
+        """A user of a role that only the operator can give, logged in."""
+        email = email or f"{role}@example.com"
+        password_hash = await self.deps.passwords.hash(PASSWORD)
+        async with self.deps.users.registering(email, password_hash, role):
+            pass
+        answer = await self.client.post("/auth/login", json={"email": email, "password": PASSWORD})
+        assert answer.status_code == 200, answer.text
+        return await self._with_client(email, answer.json())
+
+    async def auditor(self) -> Trader:
+        return await self.person("auditor")
+
+    async def _with_client(self, email: str, tokens: dict[str, Any]) -> Trader:
         client = await self.stack.enter_async_context(
             _client(self.app, {"Authorization": f"Bearer {tokens['access_token']}"})
         )
-        self.traders.append(Trader(tokens["user_id"], email, client, tokens))
-        return self.traders[-1]
+        return Trader(tokens["user_id"], email, client, tokens)
 
     async def history(self, *types: type[Event]) -> list[Recorded]:
         """Everything in the log, or what is of these types."""

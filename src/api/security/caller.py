@@ -1,6 +1,6 @@
 """Who calls: the access token, and the login behind it as it is now."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Request
 
@@ -9,7 +9,9 @@ from api.ports import LoggedIn
 from api.problems import Problem
 from api.security.tokens import InvalidToken
 
-__all__ = ["Caller", "logged_in"]
+__all__ = ["AUDITOR", "Auditor", "Caller", "logged_in", "refuse_auditors"]
+
+AUDITOR: Final = "auditor"
 
 
 async def logged_in(request: Request, deps: Deps) -> LoggedIn:
@@ -36,3 +38,19 @@ def _unauthorized(code: str, detail: str) -> Problem:
 
 
 Caller = Annotated[LoggedIn, Depends(logged_in)]
+
+
+async def _auditor(caller: Caller) -> LoggedIn:
+    """Raises 403 for anybody else."""
+    if caller.role != AUDITOR:
+        raise Problem(403, "ROLE_NOT_ALLOWED", f"this is for auditors, and you are of the role {caller.role}")
+    return caller
+
+
+Auditor = Annotated[LoggedIn, Depends(_auditor)]
+
+
+def refuse_auditors(caller: LoggedIn) -> None:
+    """Raises 403: whoever reads everything changes nothing."""
+    if caller.role == AUDITOR:
+        raise Problem(403, "ROLE_NOT_ALLOWED", "auditors read; they change nothing")

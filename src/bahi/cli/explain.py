@@ -23,14 +23,9 @@ from bahi.cli.common import (
 if TYPE_CHECKING:
     from bahi.cli.reader import Reader
     from bahi.cli.story import Story
-    from domain.values import Instant
-    from eventstore.envelope import Recorded
     from eventstore.log import EventLog
 
 __all__ = ["explain"]
-
-INTENT = b"EXECUTE_"
-"""In the envelope of an order's intent: those of others are only counted, not read."""
 
 
 def explain(
@@ -46,6 +41,7 @@ def explain(
 async def _explain(settings: Any, order: str, json: bool) -> None:
     from bahi.cli.reader import open_reader
     from bahi.cli.story import as_object, tell
+    from bahi.order_history import order_history
     from domain.tags import parse_tag
 
     if not order:
@@ -58,15 +54,17 @@ async def _explain(settings: Any, order: str, json: bool) -> None:
             mine = tag or await _tag_of(log, order, quiet=json)
             if not mine:
                 continue
-            history, others = await _history(log, mine, quiet=json)
-            if history:
-                story = tell(mine, history, reader.times, others)
-                if story is not None:
-                    if json:
-                        print_json(as_object(story, reader.times, reader.places, log.keys.partition))
-                    else:
-                        _show(reader, log.keys.partition, story)
-                    return
+            named = parse_tag(mine)
+            if named is None:
+                continue
+            history = await order_history(log, reader.database if reader.database_url else None, named)
+            story = tell(mine, history.events, reader.times, history.others)
+            if story is not None:
+                if json:
+                    print_json(as_object(story, reader.times, reader.places, log.keys.partition))
+                else:
+                    _show(reader, log.keys.partition, story)
+                return
     if parts is not None:
         what = f"order {parts.number} of run {parts.run} of strategy {parts.strategy_id}"
         mine = ", ".join(log.log_id for log in reader.logs)
@@ -96,38 +94,6 @@ async def _tag_of(log: "EventLog", order_id: str, *, quiet: bool) -> str:
                     found = getattr(event, "tag", None) or found
             progress(page[-1].position, last)
     return found
-
-
-async def _history(log: "EventLog", tag: str, *, quiet: bool) -> "tuple[list[Recorded], list[Instant]]":
-    """Everything that happened to the order's strategy, and to its user as a whole; and when orders of the user's
-    other strategies were decided."""
-    from domain.tags import parse_tag
-    from eventstore.entries import read_entries
-    from eventstore.envelope import decode, owner_of
-    from eventstore.errors import CorruptEvent
-
-    parts = parse_tag(tag)
-    if parts is None:
-        return [], []
-    told: list[Recorded] = []
-    placed: list[tuple[int, Instant]] = []
-    user_id, last = 0, await log.last_position()
-    with bar("reading its story", hidden=quiet) as progress:
-        async for page in read_entries(log):
-            for raw in page:
-                owner = owner_of(raw.envelope)
-                of_strategy = owner.strategy_id == parts.strategy_id
-                user_id = user_id or (owner.user_id if of_strategy else 0)
-                if not of_strategy and owner.strategy_id and INTENT in raw.envelope:
-                    placed.append((owner.user_id, raw.recorded_at))
-                if not of_strategy and (owner.strategy_id or not user_id or owner.user_id != user_id):
-                    continue
-                try:
-                    told.append(decode(raw))
-                except CorruptEvent:
-                    continue  # `bahi verify` names it; here the others tell what they can
-            progress(page[-1].position, last)
-    return told, [at for owner_id, at in placed if owner_id == user_id]
 
 
 def _show(reader: "Reader", partition: int, story: "Story") -> None:

@@ -12,7 +12,7 @@ from bahi.cli.times import Times
 from domain import events as e
 from domain.strategy import State, apply, initial
 from domain.tags import parse_tag
-from domain.values import SECOND, Duration, Final, Instant, Kind, Side
+from domain.values import SECOND, Duration, Final, Instant, Kind, OrderRequest, Side
 from eventstore.envelope import Recorded
 
 __all__ = ["Step", "Story", "as_object", "tell"]
@@ -32,6 +32,17 @@ class Step(Struct, frozen=True):
     since: Duration | None
 
 
+class Asked(Struct, frozen=True, kw_only=True):
+    """What was asked of the broker. `recovered`: the log lost the intent, and the order book showed the order."""
+
+    kind: Kind
+    request: OrderRequest
+    attempt: int
+    cause: str
+    until: Instant
+    recovered: bool = False
+
+
 class Story(Struct, frozen=True, kw_only=True):
     """`steps` are in the log's order; what happened after the order's end has the part `then`."""
 
@@ -41,7 +52,7 @@ class Story(Struct, frozen=True, kw_only=True):
     user_id: int
     run: int
     number: int
-    intent: e.Intent
+    asked: Asked
     order_id: str | None
     outcome: str
     filled: int
@@ -57,6 +68,7 @@ _NAMES: dict[type[e.Event], str] = {
     e.ExecuteBuy: "request",
     e.ExecuteSell: "request",
     e.ExecuteStoploss: "request",
+    e.OrderRecovered: "recovered",
     e.OrderAccepted: "outcome",
     e.OrderRejected: "outcome",
     e.OrderOutcomeUnknown: "outcome",
@@ -75,15 +87,17 @@ _NAMES: dict[type[e.Event], str] = {
 def tell(tag: str, history: Sequence[Recorded], times: Times, others: Sequence[Instant] = ()) -> Story | None:
     """The story of the order with this tag; None if these events do not have it. `others`: when the account's other
     orders were decided, which an order may have to wait for."""
-    found = next((n for n, it in enumerate(history) if isinstance(it.event, e.Intent) and it.event.tag == tag), None)
-    if found is None:
+    begin = e.Intent | e.OrderRecovered
+    found = next((n for n, it in enumerate(history) if isinstance(it.event, begin) and it.event.tag == tag), None)
+    parts = parse_tag(tag)
+    if found is None or parts is None:
         return None
     intent = history[found]
-    event, parts = intent.event, parse_tag(tag)
-    assert isinstance(event, e.Intent)  # noqa: S101 (that is what was looked for)
-    assert parts is not None  # noqa: S101 (an intent's tag is ours)
+    event = _asked(intent.event)
     before = _before(history[:found], parts.strategy_id, intent.user_id)
-    cause = _cause(history[:found], event.cause or intent.causation_id) or _trigger(history[:found], event, parts.run)
+    cause = _cause(history[:found], event.cause or intent.causation_id)
+    if cause is None and not event.recovered:
+        cause = _trigger(history[:found], event, parts.run)
     say = Summaries(times)
     mine = [it for it in history if getattr(it.event, "tag", None) == tag]
     end = next((it for it in mine if isinstance(it.event, e.OrderFinalized)), None)
@@ -93,7 +107,7 @@ def tell(tag: str, history: Sequence[Recorded], times: Times, others: Sequence[I
     parts_of_it += [("then", it) for it in then]
     steps = _steps(parts_of_it, say)
     order_id = next((it.event.order_id for it in mine if getattr(it.event, "order_id", None)), None)  # type: ignore[attr-defined]
-    checks = _checks(before, event, history[:found])
+    checks = {} if event.recovered else _checks(before, event, history[:found])
     filled, price = _filled(mine)
     outcome = "in flight"
     if end is not None and isinstance(end.event, e.OrderFinalized):
@@ -108,7 +122,7 @@ def tell(tag: str, history: Sequence[Recorded], times: Times, others: Sequence[I
         user_id=intent.user_id,
         run=parts.run,
         number=parts.number,
-        intent=event,
+        asked=event,
         order_id=order_id,
         outcome=outcome,
         filled=filled,
@@ -117,14 +131,25 @@ def tell(tag: str, history: Sequence[Recorded], times: Times, others: Sequence[I
         sentences=[
             _cause_sentence(cause, intent, event, times),
             *_wait_sentence(cause, intent, event, others),
-            _checks_sentence(checks),
+            *([_checks_sentence(checks)] if checks else []),
             _request_sentence(intent, event, parts.number, times),
-            *_outcome_sentences(mine, intent, filled, price),
+            *_outcome_sentences(mine, intent, event, filled, price),
             *_then_sentences(then, end),
         ],
         steps=steps,
         timings=_timings(cause, intent, mine, end),
     )
+
+
+def _asked(event: e.Event) -> Asked:
+    if isinstance(event, e.OrderRecovered):
+        side = event.kind.side
+        request = OrderRequest(
+            symbol=event.symbol, side=side, quantity=event.quantity, product=event.product, tag=event.tag
+        )
+        return Asked(kind=event.kind, request=request, attempt=1, cause="", until=event.placed_at, recovered=True)
+    assert isinstance(event, e.Intent)  # noqa: S101 (that is what was looked for)
+    return Asked(kind=event.kind, request=event.request, attempt=event.attempt, cause=event.cause, until=event.deadline)
 
 
 def _before(history: Sequence[Recorded], strategy_id: int, user_id: int) -> State:
@@ -143,7 +168,7 @@ def _cause(history: Sequence[Recorded], event_id: str) -> Recorded | None:
     return next((it for it in reversed(history) if event_id and it.event_id == event_id), None)
 
 
-def _trigger(history: Sequence[Recorded], event: e.Intent, run: int) -> Recorded | None:
+def _trigger(history: Sequence[Recorded], event: Asked, run: int) -> Recorded | None:
     """What the first order of a kind was due by, when time alone woke its decision: it had to wait."""
     if event.attempt > 1:
         return None
@@ -190,7 +215,7 @@ def _filled(mine: Sequence[Recorded]) -> tuple[int, Any]:
     return filled, price
 
 
-def _checks(before: State, event: e.Intent, history: Sequence[Recorded]) -> dict[str, str]:
+def _checks(before: State, event: Asked, history: Sequence[Recorded]) -> dict[str, str]:
     """What the log knew when the order was decided, each a condition of the rules (architecture §4.1)."""
     halted = False
     for it in history:
@@ -218,8 +243,13 @@ _WHY = {
 }
 
 
-def _cause_sentence(cause: Recorded | None, intent: Recorded, event: e.Intent, times: Times) -> str:
+def _cause_sentence(cause: Recorded | None, intent: Recorded, event: Asked, times: Times) -> str:
     why = _WHY[event.kind]
+    if event.recovered:
+        return (
+            f"Its decision {why} was lost with the end of the log, and its cause with it; the broker's order book "
+            f"showed the order, and it was taken up again at {times.full(intent.recorded_at)}."
+        )
     if cause is None:
         return (
             f"Time caused it: the strategy was waiting, and at {times.full(intent.recorded_at)} it was decided {why}."
@@ -241,7 +271,7 @@ def _cause_sentence(cause: Recorded | None, intent: Recorded, event: e.Intent, t
             return f"{cause.event.type} at {times.full(cause.recorded_at)} woke the strategy, and it was decided {why}."
 
 
-def _wait_sentence(cause: Recorded | None, intent: Recorded, event: e.Intent, others: Sequence[Instant]) -> list[str]:
+def _wait_sentence(cause: Recorded | None, intent: Recorded, event: Asked, others: Sequence[Instant]) -> list[str]:
     """An order that was due and decided much later, while others of its account went out, waited for its turn."""
     triggers = e.BuyTriggered | e.SellTriggered | e.StoplossTriggered
     if cause is None or not isinstance(cause.event, triggers) or event.attempt > 1:
@@ -263,21 +293,27 @@ def _checks_sentence(checks: dict[str, str]) -> str:
     )
 
 
-def _request_sentence(intent: Recorded, event: e.Intent, number: int, times: Times) -> str:
+def _request_sentence(intent: Recorded, event: Asked, number: int, times: Times) -> str:
     request = event.request
+    what = f"{request.side} {request.quantity} {request.symbol} ({request.product})"
+    if event.recovered:
+        return f"It is to {what}: order {number} of its run, placed at {times.full(event.until)} by the broker's clock."
     price = "at the market" if request.price is None else f"at {money(request.price)}"
     return (
-        f"{intent.writer} decided to {request.side} {request.quantity} {request.symbol} ({request.product}) {price}: "
-        f"order {number} of its run, attempt {event.attempt}, to be sent before {times.full(event.deadline)}."
+        f"{intent.writer} decided to {what} {price}: "
+        f"order {number} of its run, attempt {event.attempt}, to be sent before {times.full(event.until)}."
     )
 
 
-def _outcome_sentences(mine: Sequence[Recorded], intent: Recorded, filled: int, price: Any) -> list[str]:
+def _outcome_sentences(mine: Sequence[Recorded], intent: Recorded, asked: Asked, filled: int, price: Any) -> list[str]:
     told: list[str] = []
     for it in mine:
         span = it.recorded_at - intent.recorded_at
-        after = f"{duration(span)} after the decision" if span else "in the same instant"
+        since = "it was taken up again" if asked.recovered else "the decision"
+        after = f"{duration(span)} after {since}" if span else "in the same instant"
         match it.event:
+            case e.OrderRecovered(order_id=order_id):
+                told.append(f"The broker has it as order {order_id}.")
             case e.OrderAccepted(order_id=order_id):
                 told.append(f"The broker accepted it as order {order_id}, {after}.")
             case e.OrderRejected(reason=reason, text=text, curable=curable):
@@ -291,19 +327,17 @@ def _outcome_sentences(mine: Sequence[Recorded], intent: Recorded, filled: int, 
             case e.OrderCancelled():
                 told.append(f"What was left of it was cancelled, {after}.")
             case e.OrderFinalized(final=final):
-                told.append(_end_sentence(final, filled, price, intent, after))
+                told.append(_end_sentence(final, filled, price, asked.request, after))
             case _:
                 continue
-    if len(mine) == 1 or mine[-1] is intent:
+    if mine[-1] is intent and not asked.recovered:
         told.append("Nothing is known of it yet: it is being sent, or its sender died and the book will be asked.")
     return told
 
 
-def _end_sentence(final: Final, filled: int, price: Any, intent: Recorded, after: str) -> str:
-    assert isinstance(intent.event, e.Intent)  # noqa: S101
-    asked = intent.event.request.quantity
-    did = "bought" if intent.event.request.side is Side.BUY else "sold"
-    how = f"{filled} of {asked} {did} at {money(price)}" if filled else f"nothing {did}"
+def _end_sentence(final: Final, filled: int, price: Any, request: OrderRequest, after: str) -> str:
+    did = "bought" if request.side is Side.BUY else "sold"
+    how = f"{filled} of {request.quantity} {did} at {money(price)}" if filled else f"nothing {did}"
     if final is Final.NOT_PLACED:
         return f"It ended {after}: it was not placed, {how}."
     return f"It ended {after}: {final}, {how}."
@@ -332,6 +366,7 @@ def _timings(
     cause: Recorded | None, intent: Recorded, mine: Sequence[Recorded], end: Recorded | None
 ) -> dict[str, Duration]:
     told: dict[str, Duration] = {}
+    begun = "recovery" if isinstance(intent.event, e.OrderRecovered) else "decision"
     if cause is not None:
         told["cause → decision"] = intent.recorded_at - cause.recorded_at
         if isinstance(cause.event, e.StoplossTriggered):
@@ -341,9 +376,9 @@ def _timings(
     kinds = (("answer", e.OrderAccepted | e.OrderRejected | e.OrderOutcomeUnknown), ("first fill", e.OrderFilled))
     for name, cls in kinds:
         if (it := next((it for it in mine if isinstance(it.event, cls)), None)) is not None:
-            told[f"decision → {name}"] = it.recorded_at - intent.recorded_at
+            told[f"{begun} → {name}"] = it.recorded_at - intent.recorded_at
     if end is not None:
-        told["decision → end"] = end.recorded_at - intent.recorded_at
+        told[f"{begun} → end"] = end.recorded_at - intent.recorded_at
     return told
 
 
@@ -371,9 +406,10 @@ def as_object(story: Story, times: Times, places: Places, partition: int) -> dic
         "user_id": story.user_id,
         "run": story.run,
         "number": story.number,
-        "kind": story.intent.kind,
-        "request": plain(story.intent.request),
-        "attempt": story.intent.attempt,
+        "kind": story.asked.kind,
+        "request": plain(story.asked.request),
+        "attempt": story.asked.attempt,
+        "recovered": story.asked.recovered,
         "outcome": story.outcome,
         "filled": story.filled,
         "average_price": story.average_price,

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import re
-from zoneinfo import ZoneInfo
 
 from domain.values import Instant
 
@@ -21,7 +20,7 @@ class BadMoment(ValueError):
 class Times:
     """The exchange's clock."""
 
-    def __init__(self, zone: ZoneInfo) -> None:
+    def __init__(self, zone: dt.tzinfo) -> None:
         self._zone = zone
 
     def wall(self, at: Instant) -> dt.datetime:
