@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Select, any_, func, literal, select
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Select, any_, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.audit.ports import End, HistoryRow, Person, Where
@@ -31,24 +31,22 @@ class SqlHistory:
             positions = {row.partition: row.position for row in await connection.execute(reached)}
             for partition in range(self._partitions):
                 position = positions.get(partition, 0)
-                when = [
-                    await connection.scalar(_recorded_at(partition, each)) or 0 if position else 0
-                    for each in (1, position)
-                ]
-                found.append(End(position, *when))
+                began_at = await connection.scalar(_recorded_at(partition, 1)) if position else None
+                recorded_at = await connection.scalar(_recorded_at(partition, position)) if position else None
+                found.append(End(position, began_at or 0, recorded_at or 0))
         return found
 
     async def events(self, partition: int, after: int, until: int, where: Where, limit: int) -> list[HistoryRow]:
-        found = select(*_RAW, events.c.type, events.c.strategy_id, events.c.user_id)
-        found = _between(found, partition, after, until).order_by(events.c.position).limit(limit)
+        those = _between(partition, after, until)
         if where.user_id is not None:
-            found = found.where(events.c.user_id == where.user_id)
+            those.append(events.c.user_id == where.user_id)
         if where.strategy_id is not None:
-            found = found.where(events.c.strategy_id == where.strategy_id)
+            those.append(events.c.strategy_id == where.strategy_id)
         if where.types:
-            found = found.where(events.c.type.in_(where.types))
+            those.append(events.c.type.in_(where.types))
+        found = select(*_RAW, events.c.type, events.c.strategy_id, events.c.user_id).where(*those)
         async with self._engine.connect() as connection:
-            rows = await connection.execute(found)
+            rows = await connection.execute(found.order_by(events.c.position).limit(limit))
             return [HistoryRow(partition, Raw(*row[:5]), *row[5:]) for row in rows]
 
     async def position_at(self, partition: int, at: Instant) -> int:
@@ -68,32 +66,29 @@ class SqlHistory:
     async def strategies(
         self, partition: int, *, above: int, after: int, until: int, user_id: int | None, limit: int
     ) -> list[int]:
-        theirs = _between(select(events.c.strategy_id).distinct(), partition, after, until).where(
-            events.c.strategy_id > above, events.c.version > 0
-        )
+        theirs = [*_between(partition, after, until), events.c.strategy_id > above, events.c.version > 0]
         if user_id is not None:
-            theirs = theirs.where(events.c.user_id == user_id)
+            theirs.append(events.c.user_id == user_id)
+        found = select(events.c.strategy_id).distinct().where(*theirs).order_by(events.c.strategy_id).limit(limit)
         async with self._engine.connect() as connection:
-            return list(await connection.scalars(theirs.order_by(events.c.strategy_id).limit(limit)))
+            return [int(each) for each in await connection.scalars(found)]
 
     async def of_strategy(self, partition: int, strategy_id: int, after: int, until: int, limit: int) -> list[Raw]:
-        found = _between(select(*_RAW), partition, after, until).where(
-            events.c.strategy_id == strategy_id, events.c.version > 0
-        )
+        its = (*_between(partition, after, until), events.c.strategy_id == strategy_id, events.c.version > 0)
+        found = select(*_RAW).where(*its).order_by(events.c.position).limit(limit)
         async with self._engine.connect() as connection:
-            return [Raw(*row) for row in await connection.execute(found.order_by(events.c.position).limit(limit))]
+            return [Raw(*row) for row in await connection.execute(found)]
 
     async def counts(
         self, partition: int, strategy_ids: Sequence[int], after: int, until: int
     ) -> Mapping[int, Mapping[str, int]]:
-        found = _between(select(events.c.strategy_id, events.c.type, func.count()), partition, after, until).where(
-            events.c.strategy_id == any_(literal(list(strategy_ids), ARRAY(BigInteger)))
-        )
+        both = (events.c.strategy_id, events.c.type)
+        theirs = events.c.strategy_id == any_(literal(list(strategy_ids), ARRAY(BigInteger)))
+        found = select(*both, func.count().label("number")).where(*_between(partition, after, until), theirs)
         counted: dict[int, dict[str, int]] = {}
         async with self._engine.connect() as connection:
-            grouped = found.group_by(events.c.strategy_id, events.c.type).order_by(events.c.strategy_id, events.c.type)
-            for strategy_id, kind, count in await connection.execute(grouped):
-                counted.setdefault(strategy_id, {})[kind] = count
+            for row in await connection.execute(found.group_by(*both).order_by(*both)):
+                counted.setdefault(row.strategy_id, {})[row.type] = row.number
         return counted
 
     async def people(self, *, above: int, limit: int) -> list[Person]:
@@ -103,9 +98,9 @@ class SqlHistory:
             return [Person(*row) for row in await connection.execute(found.order_by(users.c.id).limit(limit))]
 
 
-def _between(found: Select[Any], partition: int, after: int, until: int) -> Select[Any]:
-    return found.where(events.c.partition == partition, events.c.position > after, events.c.position <= until)
+def _between(partition: int, after: int, until: int) -> list[ColumnElement[bool]]:
+    return [events.c.partition == partition, events.c.position > after, events.c.position <= until]
 
 
-def _recorded_at(partition: int, position: int) -> Select[tuple[Instant]]:
+def _recorded_at(partition: int, position: int) -> Select[Any]:
     return select(events.c.recorded_at).where(events.c.partition == partition, events.c.position == position)
