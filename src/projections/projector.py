@@ -33,7 +33,7 @@ from projections.log_lines import LineWriter, log_corrupt, log_fault, log_outage
 from projections.replay import Fault, Kind
 from projections.sql.projections import TURN, Changes, Entry, SqlProjections, open_entry
 
-__all__ = ["Lag", "Projector", "Seals"]
+__all__ = ["Lag", "Projector", "Seals", "is_unfit"]
 
 BATCH = 1024
 """More would save nothing: a transaction's own cost is lost in it."""
@@ -69,7 +69,7 @@ class Seals(Protocol):
     def forget(self) -> None: ...
 
 
-def _is_unfit(error: Exception) -> bool:
+def is_unfit(error: Exception) -> bool:
     """It is a row that PostgreSQL, or its driver, does not take; nothing that passes by itself."""
     if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:
         return isinstance(error.orig, psycopg.DataError | psycopg.IntegrityError)
@@ -322,7 +322,7 @@ class Projector:
         try:
             return await self._commit(entries)
         except Exception as error:
-            if not _is_unfit(error):
+            if not is_unfit(error):
                 raise
             self._unsure = None
             if len(raws) > 1:
