@@ -16,6 +16,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from domain.values import Instant
 from eventstore.archive_tables import checkpoint
 from eventstore.bulk import fetch_entries, fetch_histories
 from eventstore.envelope import Owner, Raw, Recorded, decode, owner_of
@@ -129,7 +130,7 @@ class PostgresArchive:
                 raise ArchiveGap(f"the archive reaches to {expected - 1}, and {raw.position} was to follow")
         if not new:
             return 0
-        await self._months.ensure(connection, new[0].recorded_at, new[-1].recorded_at)
+        await self._months.ensure(connection, [raw.recorded_at for raw in new])
         await self._copy(connection, new)
         await connection.execute(
             update(checkpoint)
@@ -138,9 +139,14 @@ class PostgresArchive:
         )
         return len(new)
 
-    def committed(self, raws: Sequence[Raw]) -> None:
-        """The transaction that stored these was committed."""
-        self._months.committed(raws[0].recorded_at, raws[-1].recorded_at)
+    def committed(self) -> None:
+        """The transaction that stored something was committed."""
+        self._months.committed()
+
+    async def prepare(self, now: Instant) -> None:
+        """Make the next month before it begins. Raises what outages raise: nothing is lost, it may be tried again."""
+        async with self.engine.begin() as connection:
+            await Months().prepare(connection, now)
 
     async def _copy(self, connection: AsyncConnection, raws: Sequence[Raw]) -> None:
         driver: Any = (await connection.get_raw_connection()).driver_connection

@@ -1,12 +1,12 @@
 """The months of the archive: a part of the table `events` for each, made before its first event is written."""
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.values import SECOND, Instant
+from domain.values import DAY, SECOND, Instant
 
 __all__ = ["Months"]
 
@@ -14,62 +14,75 @@ _EARLIEST = int(dt.datetime(2000, 1, 1, tzinfo=dt.UTC).timestamp()) * SECOND
 _LATEST = int(dt.datetime(2200, 1, 1, tzinfo=dt.UTC).timestamp()) * SECOND
 _LOCK = 0x62616869_6D6F6E74
 """Of PostgreSQL's advisory locks: one process at a time makes a month."""
+_AHEAD = 3 * DAY
+"""How long before it begins a month is made, if all goes well."""
+
+Month = tuple[int, int]
+"""Year and month, UTC."""
 
 
 class Months:
     """Knows the months that are there already."""
 
     def __init__(self) -> None:
-        self._sure: set[tuple[int, int]] = set()
+        self._sure: set[Month] = set()
+        self._made: set[Month] = set()
+        """In a transaction that is going on."""
 
-    async def ensure(self, connection: AsyncConnection, first: Instant, last: Instant) -> None:
-        """The months from `first` to `last` exist. A time that no clock shows needs none: `events_other` takes it.
+    async def ensure(self, connection: AsyncConnection, instants: Iterable[Instant]) -> None:
+        """The months of these exist. A time that no clock shows needs none: `events_other` takes it.
 
         DDL in the caller's transaction: what is rolled back is made anew, for only `committed` months are remembered.
+        Everybody who reads the archive is waited for, and waits.
         """
-        wanted = [month for month in _months(first, last) if month not in self._sure]
-        if not wanted:
+        self._made = _months(instants) - self._sure
+        if not self._made:
             return
         await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        for year, month in wanted:
+        for year, month in sorted(self._made):
             name = f"events_y{year}m{month:02}"
             begin, end = _instant(year, month), _instant(year + month // 12, month % 12 + 1)
-            taken = await connection.execute(text(_TAKEN), {"at": begin})
+            taken = await connection.execute(text(_TAKEN), {"at": begin, "name": name})
             if taken.scalar_one():
                 continue
             await connection.execute(
                 text(f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF events FOR VALUES FROM ({begin}) TO ({end})")
             )
 
-    def committed(self, first: Instant, last: Instant) -> None:
-        """A transaction that ensured these months was committed."""
-        self._sure.update(_months(first, last))
+    async def prepare(self, connection: AsyncConnection, now: Instant) -> None:
+        """This month and, near its end, the next: well before they are needed, so that whoever is in the way can be
+        left alone. Raises sqlalchemy's OperationalError when somebody reads the archive for longer than a moment."""
+        await connection.execute(text("SET LOCAL lock_timeout = '200ms'"))
+        await self.ensure(connection, (now, now + _AHEAD))
+
+    def committed(self) -> None:
+        """The transaction of the last `ensure` was committed."""
+        self._sure |= self._made
+        self._made = set()
 
 
 _TAKEN = """
-    SELECT EXISTS (
+    SELECT to_regclass(:name) IS NOT NULL OR EXISTS (
         SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
         WHERE inhparent = 'events'::regclass AND relname = 'events_first'
           AND substring(pg_get_expr(relpartbound, pg_class.oid) FROM 'TO \\(''?(-?[0-9]+)''?\\)')::bigint > :at
     )
 """
-"""Whether what was archived before there were months takes this one too."""
+"""Whether it is there, or what was archived before there were months takes this one, too."""
 
 
-def _months(first: Instant, last: Instant) -> Iterator[tuple[int, int]]:
-    if not _EARLIEST <= first <= last < _LATEST:
-        first, last = max(first, _EARLIEST), min(last, _LATEST - 1)
-        if first > last:
-            return
-    at, end = _month(first), _month(last)
-    while at <= end:
-        yield at
-        at = (at[0] + at[1] // 12, at[1] % 12 + 1)
-
-
-def _month(at: Instant) -> tuple[int, int]:
-    moment = dt.datetime.fromtimestamp(at // SECOND, dt.UTC)
-    return moment.year, moment.month
+def _months(instants: Iterable[Instant]) -> set[Month]:
+    """Those of the instants that a clock may show."""
+    months: set[Month] = set()
+    begin = end = 0
+    for at in instants:
+        if begin <= at < end or not _EARLIEST <= at < _LATEST:
+            continue
+        moment = dt.datetime.fromtimestamp(at // SECOND, dt.UTC)
+        year, month = moment.year, moment.month
+        months.add((year, month))
+        begin, end = _instant(year, month), _instant(year + month // 12, month % 12 + 1)
+    return months
 
 
 def _instant(year: int, month: int) -> Instant:

@@ -352,7 +352,7 @@ class Projector:
             self._unsure = (entries, changes.faults)
         self._unsure = None
         self._position = raws[-1].position
-        self.archive.committed(raws)
+        self.archive.committed()
         if self._sealing is not None:
             self._sealing.committed()
         if spoiled is None:

@@ -258,7 +258,7 @@ class World:
             await record(connection, 0, self.log.lineage)
             raws = [raw async for page in read_entries(self.log, 0, position) for raw in page]
             await self.archive.store(connection, raws)
-        self.archive.committed(raws)
+        self.archive.committed()
 
     async def lose(self, unarchived: int) -> Recovered:
         """Redis is gone, and the last events with it that the archive had not taken; every process died. Another

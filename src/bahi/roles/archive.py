@@ -85,6 +85,7 @@ class ArchiveRole:
                 try:
                     await self._alert(partition)
                     await self.trim(partition)
+                    await self.projectors[partition].archive.prepare(self._house.clock.now())
                 except (LogUnavailable, *OUTAGES) as error:
                     _report(error)
 
