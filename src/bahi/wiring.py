@@ -44,7 +44,7 @@ from domain.facts import Policy
 from domain.values import SECOND, Duration, Tick
 from eventstore.archive import PostgresArchive
 from eventstore.clients import command, log_client
-from eventstore.errors import LogBehind, LogUnavailable
+from eventstore.errors import LogUnavailable, NeedsRecovery
 from eventstore.keys import Keys, price
 from eventstore.log import EventLog
 from eventstore.open import open_log
@@ -228,7 +228,7 @@ async def _open_partition(
                 allow_weak=settings.allow_weak_durability,
                 archive=archive,
             )
-        except LogBehind as behind:
+        except NeedsRecovery as behind:
             log.critical("log_lost", partition=archive.partition, why=str(behind), todo="restoring it from the archive")
             keys = Keys(archive.partition, hashtag=settings.partitions > 1)
             done = await recover(

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore.archive_tables import epochs
 from eventstore.clients import commands
-from eventstore.errors import LogBehind, LogLost
+from eventstore.errors import LogLost, NeedsRecovery
 from eventstore.keys import Keys
 
 __all__ = ["RESTORING", "Epoch", "Held", "archived_lineage", "held", "judge", "record", "restoring"]
@@ -101,17 +101,17 @@ async def record(connection: AsyncConnection, partition: int, lineage: Sequence[
 
 
 def judge(here: Held, known: Sequence[Epoch], archived: int) -> None:
-    """Whether what Redis holds may be traded on. Raises LogBehind when it lacks what the archive has, for recovery to
-    restore; LogLost when the two are not of one log, for the operator to decide."""
+    """Whether what Redis holds may be traded on. Raises NeedsRecovery when it lacks what the archive has; LogLost when
+    the two are not of one log, for the operator to decide."""
     if not known and not archived:
         return  # there is no archive yet, or none any more: it follows
     if not here.lineage:
-        raise LogBehind("EMPTY", archived, here.position)
+        raise NeedsRecovery("EMPTY", archived, here.position)
     _same_log(known, here.lineage)
     if len(here.lineage) < len(known):
-        raise LogBehind("EARLIER_EPOCH", archived, here.position)
+        raise NeedsRecovery("EARLIER_EPOCH", archived, here.position)
     if here.position < archived:
-        raise LogBehind("OLDER", archived, here.position)
+        raise NeedsRecovery("OLDER", archived, here.position)
 
 
 def _same_log(archive: Sequence[Epoch], log: Sequence[Epoch]) -> None:
@@ -126,7 +126,8 @@ def _same_log(archive: Sequence[Epoch], log: Sequence[Epoch]) -> None:
 
 @asynccontextmanager
 async def restoring(engine: AsyncEngine, partition: int) -> AsyncIterator[None]:
-    """Within, no other process restores this partition; the lock dies with the process. Raises what outages raise."""
+    """Within, no other process restores this partition (-1: what concerns all of them); the lock dies with the process.
+    Raises what outages raise."""
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         mine = {"lock": _LOCK, "partition": partition}

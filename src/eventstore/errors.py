@@ -9,11 +9,11 @@ import redis.exceptions
 __all__ = [
     "CorruptEvent",
     "DedupeMismatch",
-    "LogBehind",
     "LogError",
     "LogHole",
     "LogLost",
     "LogUnavailable",
+    "NeedsRecovery",
     "PartitionMismatch",
     "ServerTooOld",
     "WeakDurability",
@@ -34,8 +34,9 @@ class LogLost(LogError):
     """This is not the log that it was: emptied, shrunken, or its consumer group is gone. An incident: stop, recover."""
 
 
-class LogBehind(LogLost):
-    """Redis lacks what the archive has: it was emptied, or an older copy was put in its place. Recovery restores it."""
+class NeedsRecovery(LogLost):
+    """Redis lacks what the archive has, or may lack the end of what it had. `why` is EMPTY, OLDER, EARLIER_EPOCH (an
+    older copy was put in its place) or RESTARTED (it was killed, and came back on its file)."""
 
     def __init__(self, why: str, archived: int, held: int) -> None:
         super().__init__(f"{why}: the archive holds events up to {archived}, this Redis up to {held}")

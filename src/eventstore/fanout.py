@@ -44,6 +44,7 @@ class Fanout:
                 async with aclosing(self._log.follow(self._position)) as events:
                     async for recorded in events:
                         self._position = recorded.position
+                        self._log.seen = max(self._log.seen, recorded.position)
                         for queue in self._queues:
                             queue.put_nowait(recorded)
             except CorruptEvent as error:

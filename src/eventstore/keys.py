@@ -32,7 +32,7 @@ class Keys:
 
     __slots__ = (
         *("_names", "_prefix", "archived", "epoch", "epochs", "halts", "hashtag", "log_id", "partition"),
-        *("position", "streams", "timers"),
+        *("position", "server", "streams", "timers"),
     )
 
     def __init__(self, partition: int = 0, hashtag: bool = False) -> None:
@@ -52,6 +52,8 @@ class Keys:
         """The log's name in order tags, four characters [A-Z0-9]; another one in each epoch."""
         self.epochs: Final = f"{prefix}epochs"
         """List: the lineage of the log, JSON of each `Epoch`; absent while there was but one."""
+        self.server: Final = f"{prefix}server"
+        """The run_id of the Redis server on which the log is known to be whole; gone after a stop in good order."""
         self.archived: Final = f"{prefix}archived"
         """How far the archive reaches; also the channel on which that is told."""
         self.halts: Final = f"{prefix}halt:*"

@@ -11,9 +11,10 @@ from domain.clock import Clock
 from eventstore.clients import command, log_client
 from eventstore.envelope import Ids
 from eventstore.epochs import held, judge
-from eventstore.errors import PartitionMismatch, ServerTooOld, WeakDurability
+from eventstore.errors import NeedsRecovery, PartitionMismatch, ServerTooOld, WeakDurability
 from eventstore.keys import GROUP, PARTITIONS, Keys
 from eventstore.log import Archive, EventLog
+from eventstore.vouching import is_vouched_for
 
 __all__ = ["OLDEST_SERVER", "REQUIRED_SETTINGS", "check_server", "create_groups", "open_log"]
 
@@ -42,8 +43,9 @@ async def open_log(
     """The log of a partition, created at its first start; any number of processes may do so at once.
 
     `writer` names this process in event ids, random by default. Raises ServerTooOld; WeakDurability naming the
-    settings, unless `allow_weak`; PartitionMismatch; LogBehind when the archive knows more than this Redis does:
-    then it is for recovery to begin a new epoch; LogLost when they are not of one log. Close it with `aclose()`.
+    settings, unless `allow_weak`; PartitionMismatch; with an archive NeedsRecovery, when that knows more than this
+    Redis does, or Redis was killed and nobody vouches for its end: `projections.recovery` then begins a new epoch;
+    LogLost when they are not of one log. Close it with `aclose()`.
     """
     keys = Keys(partition, hashtag=cluster or partitions > 1)
     redis = log_client(redis_url)
@@ -58,7 +60,11 @@ async def open_log(
             raise PartitionMismatch(f"there is no partition {partition} of {partitions}")
         log_id = await _set_once(redis, keys.log_id, random(4))
         if archive is not None:
-            judge(await held(redis, keys), *await archive.identity())
+            here = await held(redis, keys)
+            known, archived = await archive.identity()
+            judge(here, known, archived)
+            if not await is_vouched_for(redis, keys):
+                raise NeedsRecovery("RESTARTED", archived, here.position)
         epoch = await _create(redis, keys, random(16))
         return EventLog(
             redis,

@@ -1,8 +1,9 @@
-"""Recovery: after Redis was lost, or an older copy was put in its place, the log goes on in a new epoch.
+"""Recovery: after Redis was lost, was killed, or an older copy was put in its place, the log goes on in a new epoch.
 
 1. One process, under a lock in PostgreSQL; the others wait, and find it done.
-2. The fence goes up: whoever still lives of the old epoch appends no more. What Redis holds is cleared.
-3. Position, groups, strategies, runtimes, timers, sets and halts are restored from the archive.
+2. The fence goes up: whoever still lives of the old epoch appends no more.
+3. What Redis holds of an older log is cleared, and position, groups, strategies, runtimes, timers, sets and halts are
+   restored from the archive. A Redis that came back on its file keeps all of it: nobody has more.
 4. What the archive cannot know is what happened in the last moments: a strategy that may have lost an order places
    nothing (STRATEGY_RECOVERED) until the order book was read and the order, if there is one, was adopted
    (ORDER_RECOVERED, RECOVERY_SETTLED). Its tag names the epoch before, so it is nobody else's.
@@ -29,24 +30,27 @@ from eventstore.archive import PostgresArchive, archive_outages
 from eventstore.batch import Appended
 from eventstore.clients import log_client
 from eventstore.envelope import Ids, NewEvent
-from eventstore.epochs import RESTORING, Epoch, held, judge, record, restoring
-from eventstore.errors import LogBehind, LogLost
+from eventstore.epochs import RESTORING, Epoch, Held, held, judge, record, restoring
+from eventstore.errors import LogLost, NeedsRecovery
 from eventstore.fencing import begin, clear, fence
 from eventstore.keys import Keys
 from eventstore.log import EventLog
+from eventstore.vouching import is_vouched_for, vouch_for
 from projections.live import live_states
 from projections.rebuild import rebuild_redis
 from projections.replay import Progress
 from projections.runtime import encode_change
 
-__all__ = ["Recovered", "in_doubt", "recover"]
+__all__ = ["Recovered", "in_doubt", "mark", "recover"]
 
+RESTARTED = "RESTARTED"
 _AT_ONCE = 64
 """Strategies that are marked at the same time: their appends share the disk's flushes."""
 
 
 class Recovered(Struct, frozen=True, kw_only=True):
-    """What was done. `held` is how far the Redis reached that was found; `in_doubt` strategies wait for the book."""
+    """What was done. `held` is how far the Redis reached that was found, `strategies` how many there are; those that
+    are `in_doubt` wait for the book."""
 
     why: str
     epoch: Epoch
@@ -83,18 +87,34 @@ async def recover(
             async with restoring(archive.engine, archive.partition):
                 here = await held(redis, keys)
                 known, archived = await archive.identity()
-                try:
-                    judge(here, known, archived)
-                except LogBehind as behind:
-                    why = behind.why
-                else:
+                if (why := await _why(redis, keys, here, known, archived)) is None:
                     return None
                 begun = clock.now()
-                log = await _empty_log(redis, archive, keys, clock, defaults, known, archived, here.lineage, random)
+                await fence(redis, keys, token := RESTORING + random(16))
+                lineage = known if len(known) >= len(here.lineage) else here.lineage
+                end = here.position if why == RESTARTED else archived
+                epoch = Epoch(
+                    number=len(lineage) + 1, epoch=random(16), log_id=random(4), after=end, reason=f"RECOVERY: {why}"
+                )
+                if why != RESTARTED:
+                    await _clear(redis, keys, archive, archived, here.lineage if len(here.lineage) < len(known) else ())
+                log = EventLog(
+                    redis,
+                    keys=keys,
+                    clock=clock,
+                    ids=Ids(random(6).lower()),
+                    epoch=token,
+                    defaults=defaults,
+                    archive=archive,
+                    log_id=epoch.log_id,
+                    lineage=(*lineage, epoch),
+                )
+                log.seen = end
                 try:
                     done = await _restore(log, why, here.position, archived, begun, policy, progress)
                     async with archive.engine.begin() as connection:
                         await record(connection, archive.partition, log.lineage)
+                    await vouch_for(redis, keys)
                     await begin(redis, keys, log.lineage, [msgspec.json.encode(each) for each in log.lineage])
                 finally:
                     await log.aclose()
@@ -103,38 +123,23 @@ async def recover(
         await redis.aclose()
 
 
-async def _empty_log(
-    redis: "Redis",
-    archive: PostgresArchive,
-    keys: Keys,
-    clock: Clock,
-    defaults: Mapping[str, object],
-    known: Sequence[Epoch],
-    archived: int,
-    found: Sequence[Epoch],
-    random: Callable[[int], str],
-) -> EventLog:
-    """The log of the epoch to come, behind its fence: empty, and ending where the archive does."""
+async def _why(redis: "Redis", keys: Keys, here: Held, known: Sequence[Epoch], archived: int) -> str | None:
+    """What makes it necessary, if anything does."""
+    try:
+        judge(here, known, archived)
+    except NeedsRecovery as needed:
+        return needed.why
+    return None if await is_vouched_for(redis, keys) else RESTARTED
+
+
+async def _clear(
+    redis: "Redis", keys: Keys, archive: PostgresArchive, archived: int, superseded: Sequence[Epoch]
+) -> None:
+    """An empty log that ends where the archive does. What an earlier epoch left is set aside: it may hold events that
+    were lost, and that nobody else has."""
     newest = await archive.entries(archived - 1, archived) if archived else []
-    token = RESTORING + random(16)
-    await fence(redis, keys, token)
-    superseded = found[-1].epoch if found and len(found) < len(known) else None
-    await clear(redis, keys, archived, newest[0].recorded_at if newest else 0, keep_as=superseded)
-    number = known[-1].number + 1 if known else 1
-    epoch = Epoch(number=number, epoch=random(16), log_id=random(4), after=archived, reason="RECOVERY")
-    log = EventLog(
-        redis,
-        keys=keys,
-        clock=clock,
-        ids=Ids(random(6).lower()),
-        epoch=token,
-        defaults=defaults,
-        archive=archive,
-        log_id=epoch.log_id,
-        lineage=(*known, epoch),
-    )
-    log.seen = archived
-    return log
+    recorded_at = newest[0].recorded_at if newest else 0
+    await clear(redis, keys, archived, recorded_at, keep_as=superseded[-1].epoch if superseded else None)
 
 
 async def _restore(
@@ -146,19 +151,23 @@ async def _restore(
     policy: Policy,
     progress: Progress | None,
 ) -> Recovered:
-    rebuilt = await rebuild_redis(log, progress)
+    halts = 0
+    if why != RESTARTED:
+        halts = (await rebuild_redis(log, progress)).halts
     _, states, _ = await live_states(log)
     doubtful = [state for state in states if in_doubt(state, log.clock.now() + policy.skew)]
     for start in range(0, len(doubtful), _AT_ONCE):
-        await asyncio.gather(*(_mark(log, state, policy) for state in doubtful[start : start + _AT_ONCE]))
+        some = doubtful[start : start + _AT_ONCE]
+        if not all(await asyncio.gather(*(mark(log, state, policy) for state in some))):
+            raise LogLost("somebody else wrote while the log was being restored")
     epoch = log.lineage[-1]
     done = Recovered(
         why=why,
         epoch=epoch,
         archived=archived,
         held=held_before,
-        strategies=rebuilt.strategies,
-        halts=rebuilt.halts,
+        strategies=len(states),
+        halts=halts,
         in_doubt=len(doubtful),
         took=log.clock.now() - begun,
     )
@@ -178,7 +187,9 @@ def in_doubt(state: State, now: Instant) -> bool:
     return at_stake or (state.alive and (state.buy_due or state.buy_at <= now))
 
 
-async def _mark(log: EventLog, state: State, policy: Policy) -> None:
+async def mark(log: EventLog, state: State, policy: Policy) -> bool:
+    """The strategy places nothing until the book shows what it may have lost; False if it moved meanwhile, for then
+    somebody knows it who was there."""
     now = log.clock.now()
     heard = now + policy.send_deadline + policy.request_timeout + policy.skew
     event = StrategyRecovered(
@@ -194,5 +205,4 @@ async def _mark(log: EventLog, state: State, policy: Policy) -> None:
         strategy_id=state.id,
         user_id=state.user_id,
     )
-    if not isinstance(result, Appended):
-        raise LogLost(f"while strategy {state.id} was restored, the log answered {result}")
+    return isinstance(result, Appended)

@@ -6,6 +6,7 @@ the next. `check` holds the invariants against the log and the book.
 
 import asyncio
 import datetime as dt
+import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from decimal import Decimal
@@ -198,6 +199,7 @@ class World:
         archive: PostgresArchive | None = None,
     ) -> None:
         self.archive = archive
+        self._chance = random.Random(at)
         self.redis_url = redis_url
         self.redis = redis
         self.clock = VirtualClock(at)
@@ -275,7 +277,13 @@ class World:
         """As a new system does at its start, which then has these workers."""
         assert self.archive is not None
         done = await recover(
-            self.redis_url, self.archive, keys=self.log.keys, clock=self.clock, defaults=DEFAULTS, policy=self.policy
+            self.redis_url,
+            self.archive,
+            keys=self.log.keys,
+            clock=self.clock,
+            defaults=DEFAULTS,
+            policy=self.policy,
+            random=lambda length: "".join(self._chance.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=length)),
         )
         assert done is not None
         await self.begin_anew(*names)

@@ -8,7 +8,7 @@ from bahi.servers import EmbeddedRedis
 from domain.events import StrategyStartRequested
 from eventstore.batch import Appended
 from eventstore.envelope import NewEvent
-from eventstore.errors import LogBehind, LogUnavailable, PartitionMismatch, ServerTooOld, WeakDurability
+from eventstore.errors import NeedsRecovery, LogUnavailable, PartitionMismatch, ServerTooOld, WeakDurability
 from eventstore.keys import GROUP, Keys
 from eventstore.open import check_server, open_log
 
@@ -148,12 +148,12 @@ class Knows:
 
 
 async def test_a_redis_that_knows_less_than_the_archive_is_lost(opened, redis):
-    with pytest.raises(LogBehind, match=r"EMPTY: the archive holds events up to 9, this Redis up to 0"):
+    with pytest.raises(NeedsRecovery, match=r"EMPTY: the archive holds events up to 9, this Redis up to 0"):
         await opened(archive=Knows(9))
     log = await opened(archive=Knows(0))
     await log.append([ASKED, ASKED])
     await opened(archive=Knows(2))
-    with pytest.raises(LogBehind, match="OLDER"):
+    with pytest.raises(NeedsRecovery, match="OLDER"):
         await opened(archive=Knows(3))
 
 

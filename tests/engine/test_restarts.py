@@ -1,0 +1,172 @@
+"""Redis is killed and comes back on its file, whole or torn at any byte (architecture §7)."""
+
+import random
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from bahi.database.engine import create_engine
+from bahi.servers.redis import EmbeddedRedis
+from domain.events import OrderRecovered, StrategyRecovered, SystemRecovery
+from domain.values import MINUTE, SECOND, Holding, Side
+from eventstore.archive import PostgresArchive
+from eventstore.batch import WrongEpoch
+from eventstore.envelope import NewEvent
+from eventstore.errors import NeedsRecovery
+from eventstore.vouching import vouch
+from projections.recovery import Recovered
+from tests.engine.world import StrategyStartRequested, World
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database_url, size=4)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def world(server: EmbeddedRedis, engine: AsyncEngine) -> AsyncIterator[World]:
+    redis = Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
+    world = World(server.url, redis, archive=PostgresArchive(engine))
+    await world.open("w1")
+    yield world
+    await world.check()
+    await world.close()
+    await redis.aclose()
+
+
+def kill(server: EmbeddedRedis, cut: int = 0) -> None:
+    """As a power cut, which leaves all but the last bytes of the file; then it is started again."""
+    server.kill()
+    # Redis 7 keeps its increments in a folder
+    (file,) = [*server.folder.glob("appendonlydir/*.incr.aof"), *server.folder.glob("appendonly.aof")][-1:]
+    with file.open("r+b") as aof:
+        aof.truncate(max(0, file.stat().st_size - cut))
+    server.start()
+
+
+async def start_again(world: World) -> Recovered | None:
+    """Every process died; another system starts on what Redis has."""
+    for process in list(world.processes):
+        await world.kill(process)
+    await world.redis.connection_pool.disconnect()
+    try:
+        await world.begin_anew("w2")
+    except NeedsRecovery:
+        return await world.recover("w2")
+    return None
+
+
+def size(server: EmbeddedRedis) -> int:
+    return [*server.folder.glob("appendonlydir/*.incr.aof"), *server.folder.glob("appendonly.aof")][-1].stat().st_size
+
+
+async def test_a_file_that_nobody_vouches_for_begins_an_epoch_and_keeps_what_it_has(
+    world: World, server: EmbeddedRedis
+) -> None:
+    strategy = await world.bought()
+    waiting = await world.running()
+    last, before = await world.log.last_position(), world.log
+    kill(server)
+    done = await start_again(world)
+    assert done is not None
+    assert (done.why, done.held, done.in_doubt) == ("RESTARTED", last, 1)
+    assert await start_again(world) is None  # once for each restart
+    (report,) = await world.of_type(SystemRecovery)
+    assert (report.old_epoch, report.new_epoch) == (before.epoch, world.log.epoch)
+    assert [each.after for each in world.log.lineage] == [0, last]
+    assert (await world.state(waiting)).settle_after == 0
+    await world.stop_loss(strategy)
+    await world.pass_time(30 * SECOND)
+    assert (await world.state(strategy)).position is Holding.EXITED_BY_SL
+
+
+async def test_a_process_that_was_there_vouches_for_the_log_and_nothing_is_held_up(
+    world: World, server: EmbeddedRedis
+) -> None:
+    strategy = await world.bought()
+    kill(server)
+    await world.redis.connection_pool.disconnect()
+    assert await vouch(world.log)
+    assert not await vouch(world.log)  # once for each restart
+    assert await start_again(world) is None
+    await world.stop_loss(strategy)
+    await world.settle()
+    assert (await world.state(strategy)).position is Holding.EXITED_BY_SL
+
+
+async def test_nobody_vouches_for_a_log_that_became_shorter(world: World, server: EmbeddedRedis) -> None:
+    strategy = await world.bought()
+    before = size(server)
+    await world.archive_to(await world.log.last_position())
+    await world.stop_loss(strategy)
+    kill(server, cut=(size(server) - before) // 2)
+    await world.redis.connection_pool.disconnect()
+    await world.log.redis.connection_pool.disconnect()
+    assert not await vouch(world.log)
+    assert isinstance(await world.log.append([NewEvent(StrategyStartRequested(), strategy, 7)]), WrongEpoch)
+    assert await start_again(world) is not None
+
+
+async def test_a_stop_in_good_order_is_nothing_to_tell(world: World, server: EmbeddedRedis) -> None:
+    await world.running()
+    server.stop()
+    server.start()
+    assert await start_again(world) is None
+    assert not await world.of_type(SystemRecovery)
+
+
+async def test_an_order_whose_intent_was_torn_off_is_adopted(world: World, server: EmbeddedRedis) -> None:
+    strategy = await world.running()
+    await world.archive_to(await world.log.last_position())
+    await world.buy(strategy)
+    before, old = size(server), world.log
+    await world.settle()
+    kill(server, cut=size(server) - before)  # exactly at the end of a command: nothing shows that anything is missing
+    assert await start_again(world) is not None
+    assert not await world.intents()
+    await world.pass_time(MINUTE)
+    (adopted,) = await world.of_type(OrderRecovered)
+    assert adopted.tag.startswith(old.log_id)
+    assert (await world.state(strategy)).position is Holding.BOUGHT
+    assert [row.side for row in await world.rows()] == [Side.BUY]
+    assert len(await world.of_type(StrategyRecovered)) == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_file_torn_at_any_byte_loses_no_order(world: World, server: EmbeddedRedis, seed: int) -> None:
+    """With an archive that is some events behind, or further than what is left of the file."""
+    chance = random.Random(seed)
+    strategies = [await world.running(stop="140") for _ in range(3)]
+    begun = size(server)
+    await world.buy(*strategies)
+    await world.settle()
+    await world.stop_loss(strategies[0])
+    await world.settle()
+    last = await world.log.last_position()
+    await world.archive_to(last - chance.randrange(0, 25))
+    kill(server, cut=chance.randrange(1, size(server) - begun))
+    assert await start_again(world) is not None
+    await world.tick("139")
+    for strategy in strategies:
+        if (await world.state(strategy)).alive:
+            await world.buy(strategy)  # the scheduler fires again what it does not know to have fired
+    await world.pass_time(5 * MINUTE)
+    await world.stop_loss(*strategies)
+    await world.finish()
+    rows = await world.rows()
+    bought = [row for row in rows if row.side is Side.BUY and row.filled]
+    assert len(bought) == 3
+    assert sum(row.filled for row in bought) == sum(row.filled for row in rows if row.side is Side.SELL)
