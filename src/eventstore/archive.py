@@ -24,7 +24,7 @@ from eventstore.epochs import Epoch, archived_lineage
 from eventstore.errors import LogError, LogUnavailable
 from eventstore.months import Months
 
-__all__ = ["CHECKPOINT", "OUTAGES", "ArchiveGap", "PostgresArchive", "archive_outages"]
+__all__ = ["CHECKPOINT", "OUTAGES", "ArchiveGap", "PostgresArchive", "archive_outages", "finder_columns"]
 
 CHECKPOINT = "archive"
 """The name of the archive's own checkpoint."""
@@ -154,7 +154,7 @@ class PostgresArchive:
             copy.set_types(_TYPES)
             partition = self.partition
             for raw in raws:
-                what, strategy_id, user_id = _index(raw.envelope)
+                what, strategy_id, user_id = finder_columns(raw.envelope)
                 await copy.write_row(
                     (
                         partition,
@@ -195,7 +195,7 @@ class _Index(Struct, frozen=True, array_like=True, gc=False):
 _read_index = msgspec.msgpack.Decoder(_Index).decode
 
 
-def _index(envelope: bytes) -> tuple[str, int | None, int | None]:
+def finder_columns(envelope: bytes) -> tuple[str, int | None, int | None]:
     """What the columns say that only find an entry: its type, strategy and user, as far as they can be told."""
     try:
         it: _Index | Owner = _read_index(envelope)
