@@ -20,7 +20,15 @@ from eventstore.archive_tables import seal_keys, seals
 from eventstore.seal_trust import SealKey, key_id, parse_public_key, public_bytes, vouch
 from eventstore.sealing import SealingStopped
 
-__all__ = ["Opened", "SqlSealKeys", "load_keys", "open_keys", "read_public_key", "reseal_keys", "rotate_key"]
+__all__ = [
+    "Opened",
+    "SqlSealKeys",
+    "open_keys",
+    "read_public_key",
+    "reseal_keys",
+    "rotate_key",
+    "succeed_lost_key",
+]
 
 _COLUMNS: Final = [seal_keys.c[name] for name in SealKey.__struct_fields__]
 _ANEW: Final = "let a new line of trust begin with `bahi keys rotate seal --unvouched`"
@@ -53,12 +61,6 @@ class Opened(Struct, frozen=True):
     keys: list[SealKey]
     trusted: list[bytes]
     closed: dict[str, str]
-
-
-async def load_keys(connection: AsyncConnection) -> list[SealKey]:
-    """The line of keys, oldest first, as others may see it."""
-    rows = await connection.execute(select(*_COLUMNS).order_by(seal_keys.c.number))
-    return [SealKey(**row._mapping) for row in rows]
 
 
 async def open_keys(connection: AsyncConnection, box: SecretBox | None) -> Opened:
@@ -95,6 +97,20 @@ async def rotate_key(engine: AsyncEngine, box: SecretBox, *, vouched: bool = Tru
     return key
 
 
+async def succeed_lost_key(connection: AsyncConnection, box: SecretBox) -> SealKey | None:
+    """After a history was restored, whose newest key has left its private half behind: a key of our own, so that the
+    history can be sealed on. It vouches for the one before; the one before, which nobody has, cannot vouch for it.
+    None, if nothing was ever sealed or the private half is here. In the caller's transaction."""
+    found = select(*_COLUMNS, seal_keys.c.private_key).order_by(seal_keys.c.number.desc()).limit(1)
+    row = (await connection.execute(found)).one_or_none()
+    if row is None or row.private_key is not None:
+        return None
+    new = Ed25519PrivateKey.generate()
+    key = await _store(connection, box, new, number=row.number + 1, accepts=row.public_key)
+    log.info("seal_key_succeeded", key=key.id, number=key.number, before=row.id)
+    return key
+
+
 async def reseal_keys(engine: AsyncEngine, box: SecretBox) -> int:
     """Every private key under the newest of the secret keys; how many were not. Raises SealingStopped."""
     resealed = 0
@@ -127,15 +143,17 @@ async def _store(
     *,
     number: int,
     before: Ed25519PrivateKey | None = None,
+    accepts: bytes | None = None,
 ) -> SealKey:
-    """Of two that begin at once, one's key stays."""
+    """Of two that begin at once, one's key stays. `accepts` is the public key before, if its private half is gone."""
     public = public_bytes(private)
+    accepts = public_bytes(before) if before is not None else accepts
     key = SealKey(
         number=number,
         id=key_id(public),
         public_key=public,
         endorsement=None if before is None else vouch(before, public),
-        acceptance=None if before is None else vouch(private, public_bytes(before)),
+        acceptance=None if accepts is None else vouch(private, accepts),
     )
     values: dict[str, Any] = {name: getattr(key, name) for name in key.__struct_fields__}
     values["private_key"] = box.seal(private.private_bytes_raw(), **_of(key.id))
