@@ -10,6 +10,8 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+LATEST = int(dt.datetime(2200, 1, 1, tzinfo=dt.UTC).timestamp()) * 1_000_000
+
 
 def upgrade() -> None:
     _partition_events()
@@ -81,7 +83,8 @@ def upgrade() -> None:
 
 def _partition_events() -> None:
     """What is archived already becomes the first part, without moving a row."""
-    newest = op.get_bind().execute(sa.text("SELECT max(recorded_at) FROM events")).scalar()
+    found = sa.text("SELECT count(*), coalesce(max(recorded_at) FILTER (WHERE recorded_at < :latest), 0) FROM events")
+    count, newest = op.get_bind().execute(found, {"latest": LATEST}).one()
     op.execute("ALTER TABLE events RENAME TO events_first")
     op.execute("ALTER TABLE events_first DROP CONSTRAINT pk_events")
     for index in ("recorded_at", "strategy_id_position", "user_id_position"):
@@ -110,12 +113,17 @@ def _partition_events() -> None:
             postgresql_where=sa.text(f"{column} IS NOT NULL"),
         )
     op.execute("CREATE TABLE events_other PARTITION OF events DEFAULT")
-    if newest is None:
+    if not count:
         op.execute("DROP TABLE events_first")
         return
-    last = dt.datetime.fromtimestamp(newest / 1e6, dt.UTC)
+    last = dt.datetime.fromtimestamp(max(newest, 0) // 1_000_000, dt.UTC)
     beyond = dt.datetime(last.year + last.month // 12, last.month % 12 + 1, 1, tzinfo=dt.UTC)
     end = int(beyond.timestamp()) * 1_000_000
+    # times that no clock shows, of damaged entries
+    op.execute(
+        f"WITH beyond AS (DELETE FROM events_first WHERE recorded_at >= {end} RETURNING *)"  # noqa: S608
+        " INSERT INTO events_other SELECT * FROM beyond"
+    )
     op.execute(f"ALTER TABLE events ATTACH PARTITION events_first FOR VALUES FROM (MINVALUE) TO ({end})")
 
 
