@@ -109,7 +109,7 @@ class Checker:
             case ManifestLine():
                 self._begin(found)
             case LeftOut():
-                self._part_for_entries().leave_out(found)
+                self._leave_out(found)
             case SealLine():
                 self._seal(found)
             case EndLine():
@@ -236,6 +236,13 @@ class Checker:
             other.event(raw, line)
             return
         part.unreadable(why)
+
+    def _leave_out(self, line: LeftOut) -> None:
+        part = self._part_for_entries()
+        if line.partition == part.part.partition:
+            part.leave_out(line)
+        else:
+            self.fault(ORDER, f"what was left out of partition {line.partition} does not belong here")
 
     def _seal(self, line: SealLine) -> None:
         try:

@@ -2,9 +2,9 @@
 
 1. `{"bahi": "archive/1", "manifest": …, "signature": …}`: what the file tells of, and the keys of its seals.
 2. Of each partition in turn, in the order of positions: an event as CloudEvents 1.0 (`cloudevents`); where entries were
-   left out, `{"left_out": [FIRST, LAST], "hashes": …}`, the roots of the subtrees that they are in the tree of their
-   seal (`merkle.blocks`), none for a whole seal; and `{"seal": …, "hints": …}` after the last
-   entry that it covers, with the beginnings of the leaf hashes of the events here.
+   left out, `{"left_out": [FIRST, LAST], "partition": …, "hashes": …}`, the roots of the subtrees that they are in the
+   tree of their seal (`merkle.blocks`), none for a whole seal; and `{"seal": …, "hints": …}` after the last entry that
+   it covers, with the beginnings of the leaf hashes of the events here.
 3. `{"end": …, "signature": …}`: how much there was, and the SHA-256 of all lines before.
 
 The manifest and the end are signed with the newest seal key: without that, nobody could tell that lines were taken off
@@ -198,6 +198,7 @@ class ManifestLine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 class LeftOut(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     left_out: tuple[int, int]
+    partition: int
     hashes: bytes
 
     @property

@@ -113,7 +113,8 @@ class PartWriter:
         gap, self._gap = self._gap, None
         assert gap is not None  # noqa: S101 (the caller looked)
         first = last - gap.count + 1
-        return encode(LeftOut(left_out=(first, last), hashes=b"".join(gap.subtrees) if hashes else b""))
+        found = b"".join(gap.subtrees) if hashes else b""
+        return encode(LeftOut(left_out=(first, last), partition=self._part.partition, hashes=found))
 
 
 def _damaged(seal: Seal, fault: ChainFault) -> ArchiveDamaged:

@@ -1,13 +1,30 @@
 """What an exported file holds, for whoever has had it checked before (`checking`) and takes it at its word."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 
 from eventstore.envelope import Raw
 from eventstore.export.cloudevents import NotAnEntry, Source, as_raw
-from eventstore.export.lines import BadLine, EndLine, LeftOut, Manifest, ManifestLine, Part, SealLine, kind_of, read
+from eventstore.export.lines import BadLine, LeftOut, Manifest, ManifestLine, Part, SealLine, kind_of, read
 
-__all__ = ["Contents"]
+__all__ = ["Contents", "entry_of", "sources_of"]
+
+
+def sources_of(manifest: Manifest) -> list[Source]:
+    """Of each part."""
+    several = manifest.partitions > 1
+    return [Source(part.epochs[0].log_id, part.partition, several=several) for part in manifest.parts]
+
+
+def entry_of(line: bytes, sources: Sequence[Source]) -> tuple[Source, Raw]:
+    """The entry of an event's line, and whose it is. Raises NotAnEntry."""
+    for number, source in enumerate(sources, 1):
+        try:
+            return source, as_raw(line, source)
+        except NotAnEntry:
+            if number == len(sources):
+                raise
+    raise NotAnEntry("the file tells of no partition")
 
 
 class Contents:
@@ -29,32 +46,24 @@ class Contents:
         return self._digest.hexdigest()
 
     def __iter__(self) -> Iterator[tuple[Part, Raw | SealLine | LeftOut]]:
-        several = self.manifest.partitions > 1
-        parts = [
-            (part, Source(part.epochs[0].log_id, part.partition, several=several)) for part in self.manifest.parts
-        ]
-        at, following = 0, [part.first for part, _ in parts]
+        parts = {part.partition: part for part in self.manifest.parts}
+        sources = sources_of(self.manifest)
         while (line := self._line()) is not None:
             kind = kind_of(line)
             if kind == "end":
                 return
             self._hash(line)
-            if kind != "seal":
-                while following[at] > parts[at][0].last and at + 1 < len(parts):
-                    at += 1
-            part, source = parts[at]
             if kind == "specversion":
-                following[at] += 1
-                yield part, as_raw(line, source)
+                source, raw = entry_of(line, sources)
+                yield parts[source.partition], raw
                 continue
-            found = read(line, kind)
-            if isinstance(found, SealLine):
-                yield next(each for each, _ in parts if each.partition == found.seal.partition), found
-            elif isinstance(found, LeftOut):
-                following[at] = found.last + 1
-                yield part, found
-            elif isinstance(found, EndLine | ManifestLine):
-                raise NotAnEntry("it does not belong here")
+            match read(line, kind):
+                case SealLine() as found:
+                    yield parts[found.seal.partition], found
+                case LeftOut() as found:
+                    yield parts[found.partition], found
+                case _:
+                    raise BadLine("it does not belong here")
 
     def _line(self) -> bytes | None:
         return next(self._lines, None)
