@@ -61,6 +61,12 @@ class Kind:
     ILLEGAL = "illegal"
     CAUSE = "cause"
     ARCHIVE = "archive"
+    DELETED = "deleted"
+    COLUMNS = "columns"
+    SEAL_CHAIN = "seal_chain"
+    SEAL_SIGNATURE = "seal_signature"
+    SEAL_COVER = "seal_cover"
+    UNSEALED = "unsealed"
     LIVE = "live"
 
 
