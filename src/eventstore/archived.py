@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from eventstore.clients import command, commands, sibling
 from eventstore.errors import LogUnavailable
 from eventstore.log import EventLog
+from eventstore.seals import Seal
 
 __all__ = ["ArchiveWatch", "announce"]
 
@@ -23,10 +24,16 @@ BACK_OFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 _log = structlog.get_logger(__name__)
 
 
-async def announce(log: EventLog, position: int) -> None:
-    """The archive reaches to `position` now. Raises LogUnavailable: perhaps nobody heard it; the next one will do."""
+async def announce(log: EventLog, position: int, seal: Seal | None = None) -> None:
+    """The archive reaches to `position` now, and this is its newest seal: so Redis knows what PostgreSQL must hold.
+
+    Raises LogUnavailable: perhaps nobody heard it; the next one will do.
+    """
     name = log.keys.archived
-    for answer in await commands(log.redis, [("SET", name, position), ("PUBLISH", name, position)]):
+    calls: list[tuple[str, str, str | int]] = [("SET", name, position), ("PUBLISH", name, position)]
+    if seal is not None:
+        calls.append(("SET", log.keys.sealed, f"{seal.number}:{seal.hash.hex()}"))
+    for answer in await commands(log.redis, calls):
         if isinstance(answer, Exception):
             raise answer
 

@@ -27,7 +27,7 @@ async def clear(redis: "Redis", keys: Keys, position: int, recorded_at: Instant,
         if keep_as is not None and await command(redis, "EXISTS", keys.streams[each]):
             await command(redis, "RENAME", keys.streams[each], keys.lost(keep_as, each))
         await command(redis, "UNLINK", keys.streams[each])
-    await command(redis, "UNLINK", keys.timers, keys.position, keys.epochs, keys.log_id, keys.archived)
+    await command(redis, "UNLINK", keys.timers, keys.position, keys.epochs, keys.log_id, keys.archived, keys.sealed)
     for pattern in keys.patterns:
         async for names in _scan(redis, pattern):
             await command(redis, "UNLINK", *names)

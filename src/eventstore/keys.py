@@ -32,7 +32,7 @@ class Keys:
 
     __slots__ = (
         *("_names", "_prefix", "archived", "epoch", "epochs", "halts", "hashtag", "log_id", "partition"),
-        *("position", "server", "streams", "timers"),
+        *("position", "sealed", "server", "streams", "timers"),
     )
 
     def __init__(self, partition: int = 0, hashtag: bool = False) -> None:
@@ -56,6 +56,8 @@ class Keys:
         """The run_id of the Redis server on which the log is known to be whole; gone after a stop in good order."""
         self.archived: Final = f"{prefix}archived"
         """How far the archive reaches; also the channel on which that is told."""
+        self.sealed: Final = f"{prefix}sealed"
+        """`NUMBER:HASH` of the newest seal of the archive."""
         self.halts: Final = f"{prefix}halt:*"
         """The pattern of all halt latches."""
 

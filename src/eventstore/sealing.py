@@ -91,6 +91,8 @@ class Sealing:
         self._open: _Open | None = None
         self._made: list[Seal] = []
         """In the transaction that is going on."""
+        self.head: Seal | None = None
+        """The newest seal that is committed, as far as we know."""
         self._stopped: str | None = None
         self._tried_at: Instant = 0
         self._behind_clock = False
@@ -151,6 +153,7 @@ class Sealing:
                 hash=each.hash.hex(),
                 key=each.key_id,
             )
+            self.head = each
             self._on_sealed(each)
 
     def forget(self) -> None:
@@ -166,6 +169,8 @@ class Sealing:
             self._key = await self._keys.newest(connection)
         if self._open is None:
             self._open = _Open(await newest_seal(connection, self.partition), now)
+            if not self._made:
+                self.head = self._open.head
         it, read = self._open, 0
         while True:
             while len(it.leaves) >= self._events:

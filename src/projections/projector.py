@@ -28,6 +28,7 @@ from eventstore.envelope import Raw
 from eventstore.epochs import record
 from eventstore.errors import LogHole, LogUnavailable
 from eventstore.log import EventLog
+from eventstore.seals import Seal
 from projections.gaps import tell_gap
 from projections.log_lines import LineWriter, log_corrupt, log_fault, log_outage, write_lines
 from projections.replay import Fault, Kind
@@ -57,6 +58,9 @@ class Lag(Struct, frozen=True):
 
 class Seals(Protocol):
     """What seals the archive as it is written: `eventstore.sealing.Sealing`."""
+
+    @property
+    def head(self) -> Seal | None: ...
 
     def due(self, now: Instant, *, rest: bool = False) -> bool: ...
 
@@ -169,11 +173,14 @@ class Projector:
 
     async def _turn(self) -> None:
         """Archive what is there, or wait for it; meanwhile seal what has become old enough."""
-        if await self.step():
+        if await self.step() or await self.seal() or self._is_behind_with_seals:
             return
-        await self.seal()
         if await self._more():
             await self._pause(self._linger / SECOND)
+
+    @property
+    def _is_behind_with_seals(self) -> bool:
+        return self._sealing is not None and self._sealing.due(self._clock.now())
 
     async def _before(self, hole: LogHole) -> None:
         """The log lacks what is to be archived next, and so does the archive."""
@@ -218,6 +225,8 @@ class Projector:
             self._forget()
             raise
         self._sealing.committed()
+        if made:
+            await self._announce(self._position)
         return made
 
     def _forget(self) -> None:
@@ -305,7 +314,7 @@ class Projector:
     async def _announce(self, position: int) -> None:
         """Tell everybody. Archiving does not depend on it: whoever waits gives up in time, or hears the next one."""
         try:
-            await announce(self._log, position)
+            await announce(self._log, position, None if self._sealing is None else self._sealing.head)
         except (LogUnavailable, RedisError) as error:
             if self._is_announced:
                 log_outage(self.archive.partition, "announcing", error)

@@ -1,163 +1,203 @@
-"""Is the log whole, and is everything that is derived from it what it must be? Every check, and the first fault."""
+"""Is the log whole, is it what was sealed, and is everything that is derived from it what it must be?
 
-from collections.abc import Sequence
+The whole history streams by once, from both stores; what grows is the state of each strategy, nothing else.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain.events import CancelRequested, Intent, ModifyRequested, StrategyStarted
-from domain.rules.acts import uneasy
-from domain.strategy import State
-from eventstore.clients import command
-from eventstore.entries import PAGE, EntryArchive, check_log, stream_entries
-from eventstore.envelope import Raw, Recorded, decode
-from eventstore.errors import CorruptEvent
-from eventstore.keys import CLASSES
+from domain.values import SECOND, Duration, Instant
+from eventstore.archive import archive_outages
+from eventstore.entries import check_log
 from eventstore.log import EventLog
+from eventstore.seal_chain import Anchor
+from eventstore.seal_rows import read_keys
+from eventstore.seals import Seal
+from projections.agreement import Agreement
 from projections.compare import compare_live
-from projections.replay import Fault, Kind, Progress, Replay
+from projections.faults import MOST_FAULTS, Faults
+from projections.holdings import Announced, Hot, Outline, Row, announced, first_beyond, hot_entries, outline, rows
+from projections.reading_check import ReadingCheck
+from projections.replay import Fault, Kind, Progress
+from projections.sealed import SealCheck, Trusted
 
-__all__ = ["Report", "verify"]
+__all__ = ["MOST_FAULTS", "Report", "verify"]
 
-MOST_FAULTS = 1000
-"""Faults that a report names; the first ones are what matters."""
+_PAGE = 2000
+_TELLING = (Kind.ARCHIVE, Kind.DELETED, Kind.CORRUPT, Kind.VERSION, Kind.TIME, Kind.COLUMNS, Kind.ILLEGAL, Kind.CAUSE)
+"""What else may show where in a sealed range something was changed."""
 
 
-class Report(Struct, frozen=True):
-    """What was looked at, and the faults in the order of their positions."""
+class Report(Struct, frozen=True, kw_only=True):
+    """What was looked at, and the faults in the order of their positions, the first thousand; `kinds` are those of all.
+
+    `head` is the newest seal; `unsealed_since` the time of the first archived event under none, 0 if there is none.
+    """
 
     events: int
     archived: int
     strategies: int
     faults: tuple[Fault, ...]
+    fault_count: int
+    kinds: frozenset[str]
+    seals: int = 0
+    head: Seal | None = None
+    unsealed_since: Instant = 0
 
     @property
     def ok(self) -> bool:
-        return not self.faults
+        return not self.fault_count
 
     @property
     def first(self) -> Fault | None:
         return self.faults[0] if self.faults else None
 
+    @property
+    def sealed(self) -> int:
+        """The last position under a seal."""
+        return 0 if self.head is None else self.head.last
+
     def holds(self, *kinds: str) -> bool:
         """Whether there is no fault of these kinds (`Kind`)."""
-        return not any(fault.kind in kinds for fault in self.faults)
+        return self.kinds.isdisjoint(kinds)
 
 
-async def verify(log: EventLog, *, progress: Progress | None = None) -> Report:
-    """Checks, while trading may go on: positions without a hole over the streams and the archive, both holding the
-    same where both hold something; every entry readable; time never running backwards; the versions of each strategy
-    without a gap; every effect naming what caused it; and Redis holding exactly what the log makes of each strategy.
+async def verify(
+    log: EventLog,
+    *,
+    trusted: Trusted | None = None,
+    anchors: Sequence[Anchor] = (),
+    overdue: Duration | None = None,
+    partitions: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Checks, while trading may go on: positions without a hole, once each, over the streams and the archive, both
+    holding the same where both hold something; every entry readable, and found by the columns that it says; time never
+    running backwards; the versions of each strategy without a gap; every effect naming what caused it; the chain of
+    seals, and what they cover; and Redis holding exactly what the log makes of each strategy.
+
+    `trusted` are the keys whose seals count; without it those in the database are taken at their word. `anchors` are
+    seals that must be there. With `overdue` it is a fault that something archived is under no seal for so long. With
+    `partitions` it is one that the archive holds something of another partition than there are.
 
     Raises LogUnavailable, LogLost.
     """
-    check = _Check()
-    last = await check_log(log)
-    archive: object = log.archive
-    archived = 0
-    if log.archive is not None and isinstance(archive, EntryArchive):
-        archived = await log.archive.last_position()
-    for after in range(0, last, PAGE):
-        until = min(after + PAGE, last)
-        streams = await stream_entries(log, after, until)
-        stored: Sequence[Raw] = []
-        if after < archived and isinstance(archive, EntryArchive):
-            stored = await archive.entries(after, min(until, archived))
-        check.page(after, until, archived, streams, stored)
-        if progress is not None:
-            progress(until, last)
-    check.faults += await _beyond(log)
-    for difference in await compare_live(log, check.replay):
-        check.faults.append(Fault(difference.position, difference.strategy_id, Kind.LIVE, str(difference)))
-    check.faults.sort(key=lambda fault: fault.position)
-    return Report(last, archived, len(check.replay.states), tuple(check.faults[:MOST_FAULTS]))
+    told = await announced(log)  # before the archive is looked at: what was told then is there now
+    engine: AsyncEngine | None = getattr(log.archive, "engine", None)
+    if engine is None:
+        return await _Check(log, told, Outline(), Trusted([], []), anchors).run(None, overdue, progress)
+    with archive_outages():
+        async with engine.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            seen = await outline(connection, log.keys.partition, partitions)
+            if trusted is None:
+                keys = await read_keys(connection)
+                trusted = Trusted(keys, [key.public_key for key in keys])
+            return await _Check(log, told, seen, trusted, anchors).run(connection, overdue, progress)
 
 
-async def _beyond(log: EventLog) -> list[Fault]:
-    """Entries after the end of the log: no append wrote them."""
-    faults = []
-    for each in CLASSES:
-        newest = await command(log.redis, "XREVRANGE", log.keys.streams[each], "+", "-", "COUNT", 1)
-        position = int(newest[0][0].partition(b"-")[0]) if newest else 0
-        if position > (last := await check_log(log)):
-            faults.append(Fault(position, 0, Kind.CORRUPT, f"{each} holds an entry beyond the end of the log, {last}"))
-    return faults
+class _Page(Struct, frozen=True):
+    after: int
+    until: int
+    hot: Hot
+    rows: Sequence[Row]
 
 
 class _Check:
-    """The pages of the log, one after the other."""
+    def __init__(
+        self, log: EventLog, told: Announced, seen: Outline, trusted: Trusted, anchors: Sequence[Anchor]
+    ) -> None:
+        self._log = log
+        self._told = told
+        self._seen = seen
+        self._faults = Faults()
+        mine = [] if told.seal is None else [Anchor(log.keys.partition, *told.seal)]
+        mine += [each for each in anchors if each.partition == log.keys.partition]
+        self._seals = SealCheck(log.keys.partition, seen.seals, trusted, mine, self._faults)
+        self._agreement = Agreement(seen.reached, told.before_epoch, self._faults.add)
+        self._reading = ReadingCheck(self._faults.add)
 
-    def __init__(self) -> None:
-        self.faults: list[Fault] = []
-        self.replay = Replay(on_fault=self.faults.append)
-        self._recorded_at = 0
-        self._causes = _Causes()
+    async def run(self, connection: AsyncConnection | None, overdue: Duration | None, tell: Progress | None) -> Report:
+        last = await check_log(self._log)
+        end = max(last, self._seen.reached)
+        async with aclosing(self._pages(connection, end)) as pages:
+            async for page in pages:
+                entries, archived = self._agreement.page(page.after, page.until, page.hot, page.rows)
+                self._seals.page(archived)
+                self._reading.page(entries)
+                if tell is not None:
+                    tell(page.until, end)
+        self._seals.end()
+        await self._edges(last)
+        for difference in await compare_live(self._log, self._reading.replay):
+            self._fault(difference.position, Kind.LIVE, str(difference), difference.strategy_id)
+        self._mind_overdue(overdue)
+        return Report(
+            events=end,
+            archived=self._seen.reached,
+            strategies=len(self._reading.replay.states),
+            faults=tuple(self._faults.first(_TELLING)),
+            fault_count=self._faults.count,
+            kinds=frozenset(self._faults.kinds),
+            seals=self._seals.count,
+            head=self._seals.head,
+            unsealed_since=self._seals.unsealed_since,
+        )
 
-    def page(self, after: int, until: int, archived: int, streams: Sequence[Raw], stored: Sequence[Raw]) -> None:
-        """The entries of positions after + 1 … until, as the streams and as the archive hold them."""
-        hot = {raw.position: raw for raw in streams}
-        cold = {raw.position: raw for raw in stored}
-        for position in range(after + 1, until + 1):
-            here, there = hot.get(position), cold.get(position)
-            if position <= archived and there is None:
-                self._fault(position, Kind.ARCHIVE, f"the archive reaches to {archived} and lacks it")
-            elif here is not None and there is not None and here != there:
-                self._fault(position, Kind.ARCHIVE, "the stream and the archive hold different entries")
-            raw = here or there
-            if raw is None:
-                self._fault(position, Kind.HOLE, "neither the streams nor the archive hold it")
-            else:
-                self._entry(raw)
-
-    def _entry(self, raw: Raw) -> None:
-        if raw.recorded_at < self._recorded_at:
-            self._fault(raw.position, Kind.TIME, f"recorded at {raw.recorded_at}, after {self._recorded_at}")
-        self._recorded_at = max(raw.recorded_at, self._recorded_at)
+    async def _pages(self, connection: AsyncConnection | None, end: int) -> AsyncGenerator[_Page, None]:
+        """The next one is fetched while one is worked on."""
+        oldest = min((await hot_entries(self._log, 0, 0)).oldest.values(), default=end + 1)
+        ahead: asyncio.Task[_Page] | None = None
         try:
-            it = decode(raw)
-        except CorruptEvent as error:
-            self.replay.take(raw, error)
+            for after in range(0, end, _PAGE):
+                page = await (ahead or self._fetch(connection, after, end, oldest))
+                ahead = None
+                if page.until < end:
+                    ahead = asyncio.create_task(self._fetch(connection, page.until, end, oldest))
+                    await asyncio.sleep(0)  # let it ask before the work begins
+                yield page
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _fetch(self, connection: AsyncConnection | None, after: int, end: int, oldest: int) -> _Page:
+        until = min(after + _PAGE, end)
+        hot = await hot_entries(self._log, after, until) if until >= oldest else Hot({}, [], {})
+        cold: Sequence[Row] = []
+        if connection is not None and after < self._seen.reached:
+            cold = await rows(connection, self._log.keys.partition, after, min(until, self._seen.reached))
+            await self._seals.fetch(connection, until)
+        return _Page(after, until, hot, cold)
+
+    async def _edges(self, last: int) -> None:
+        """What is where nothing should be, and what should go on."""
+        seen, reached = self._seen, self._seen.reached
+        if (beyond := await first_beyond(self._log)) is not None:
+            self._fault(beyond[0], Kind.CORRUPT, f"the streams hold an entry beyond the end of the log, {beyond[1]}")
+        if reached > last:
+            self._fault(last + 1, Kind.HOLE, f"the log ends at {last}, and the archive reaches to {reached}")
+        if self._told.archived > reached:
+            text = f"the archive reached to {self._told.archived}, as Redis was told, and now ends at {reached}"
+            self._fault(reached + 1, Kind.ARCHIVE, text)
+        if seen.beyond is not None:
+            self._fault(seen.beyond, Kind.ARCHIVE, f"the archive holds it, after its checkpoint {reached}")
+        if seen.before is not None:
+            self._fault(seen.before, Kind.ARCHIVE, "the archive holds it, before the first position")
+        if seen.stray is not None:
+            text = f"the archive holds it of partition {seen.stray[0]}, which does not exist"
+            self._fault(seen.stray[1], Kind.ARCHIVE, text)
+
+    def _mind_overdue(self, overdue: Duration | None) -> None:
+        since = self._seals.unsealed_since
+        if overdue is None or not since or (age := self._log.clock.now() - since) < overdue:
             return
-        if (text := self._causes.missing(it, self.replay.states.get(it.strategy_id))) is not None:
-            self._fault(raw.position, Kind.CAUSE, text, it.strategy_id)
-        self.replay.take(raw, it)
-        self._causes.remember(it)
+        text = f"from here on nothing is under a seal, since {age / SECOND:,.0f} s: sealing has stopped"
+        self._fault(self._seals.sealed + 1, Kind.UNSEALED, text)
 
     def _fault(self, position: int, kind: str, text: str, strategy_id: int = 0) -> None:
-        self.faults.append(Fault(position, strategy_id, kind, text))
-
-
-class _Causes:
-    """The events that may have caused something: of each strategy those of its run and the one before, and those of
-    its user. An effect without a cause was caused by time, for which a strategy must have been waiting."""
-
-    def __init__(self) -> None:
-        self._of_strategy: dict[int, tuple[set[str], set[str]]] = {}
-        self._of_user: dict[int, set[str]] = {}
-
-    def missing(self, it: Recorded, state: State | None) -> str | None:
-        """What is wrong with the cause of this event, if it is an effect."""
-        event = it.event
-        if not isinstance(event, Intent | CancelRequested | ModifyRequested):
-            return None
-        cause = (event.cause if isinstance(event, Intent) else "") or it.causation_id
-        if not cause:
-            waiting = state is not None and (state.alive or state.unresolved or uneasy(state))
-            return None if waiting else f"{event.type} names no cause, and the strategy was waiting for nothing"
-        now, before = self._of_strategy.get(it.strategy_id, _NOTHING)
-        if cause in now or cause in before or cause in self._of_user.get(it.user_id, ()):
-            return None
-        return f"{event.type} names {cause} as its cause, which is no earlier event of the strategy or its user"
-
-    def remember(self, it: Recorded) -> None:
-        if it.strategy_id:
-            kept = self._of_strategy.get(it.strategy_id)
-            if kept is None:
-                kept = self._of_strategy[it.strategy_id] = (set(), set())
-            if isinstance(it.event, StrategyStarted):
-                kept = self._of_strategy[it.strategy_id] = (set(), kept[0])
-            kept[0].add(it.event_id)
-        elif it.user_id and it.event.wakes:
-            self._of_user.setdefault(it.user_id, set()).add(it.event_id)
-
-
-_NOTHING: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+        self._faults.add(Fault(position, strategy_id, kind, text))

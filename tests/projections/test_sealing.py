@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from bahi.database.engine import create_engine
-from bahi.seal_keys import load_keys, open_keys, reseal_keys, rotate_key
+from bahi.seal_keys import open_keys, reseal_keys, rotate_key
 from domain.events import UserRegistered
 from domain.values import HOUR, MINUTE, SECOND, Kind
 from eventstore import sealing as module
@@ -20,6 +20,7 @@ from eventstore.archive_tables import checkpoint
 from eventstore.batch import Appended
 from eventstore.envelope import NewEvent
 from eventstore.open import open_log
+from eventstore.seal_rows import read_keys
 from eventstore.sealing import Sealing, SealingStopped
 from projections.projector import Projector
 from projections.runtime import DEFAULTS
@@ -97,11 +98,11 @@ async def test_a_clock_that_is_set_back_turns_no_seal_back_and_delays_none(world
 
 async def test_the_first_key_is_made_with_the_first_seal(world: World) -> None:
     async with world.engine.connect() as connection:
-        assert await load_keys(connection) == []
+        assert await read_keys(connection) == []
     await world.day(1)
     await world.new_projector(sealing=sealing()).step()
     async with world.engine.connect() as connection:
-        (key,) = await load_keys(connection)
+        (key,) = await read_keys(connection)
     assert {seal.key_id for seal in await chain(world.engine)} == {key.id}
 
 
