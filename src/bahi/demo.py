@@ -17,6 +17,7 @@ from bahi.database.accounts import SqlAccounts
 from bahi.database.instruments import SqlInstruments
 from bahi.database.readings import SqlReadings
 from bahi.database.users import SqlUsers
+from bahi.seal_keys import SqlSealKeys
 from bahi.settings import Settings
 from bahi.telemetry.metrics import MarketMetrics, TickToOrder
 from bahi.users import create_user
@@ -37,6 +38,7 @@ from domain.events import (
 from domain.strategy import evolve, initial
 from domain.values import MINUTE, Config, Exit, Final, Instant, Tick
 from eventstore.envelope import NewEvent
+from eventstore.sealing import Sealing
 from handlers.decider import Wake, decided, take_turn
 from projections.live import live_states
 from projections.projector import Projector
@@ -132,7 +134,9 @@ async def run_demo(
         else:
             venue = await stack.enter_async_context(_open_kite(house, users, kite))
         configs = draw_strategies(market, strategies, seed, calendar, house.policy.mis_cutoff)
-        projector = Projector(house.logs[0], house.engine, clock)
+        projector = Projector(
+            house.logs[0], house.engine, clock, sealing=Sealing(0, SqlSealKeys(SecretBox(house.keys)))
+        )
         day = Day(
             house.desks[0],
             clock,
@@ -146,6 +150,8 @@ async def run_demo(
         await day.settle()
         seen = await day.play(ticks, progress)
         await day.finish()
+        await projector.step()
+        await projector.seal(rest=True)
         faults = await _compare(house)
         tally = await _tally(house)
         return Summary(
