@@ -14,7 +14,7 @@ COMMANDS: Final = {
     "run": "Run the engine's roles until SIGTERM or Ctrl-C, then drain. Logs are JSON lines on standard output.",
     "events": "Print the log, in its order.",
     "replay": "Tell the state of a strategy, or of all, as it was then: from the log alone.",
-    "verify": "Check that the log is whole and that replaying it gives exactly the live state.",
+    "verify": "Check that the log is whole, is what was sealed, and that replaying it gives exactly the live state.",
     "rebuild": "Drop every projection, in Redis and in PostgreSQL, and make it anew from the log.",
     "explain": "Tell the story of one order: cause, checks, request, outcome, fills, and how long each took.",
     "parked": "Events that could not be handled and were set aside.",
