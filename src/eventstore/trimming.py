@@ -46,25 +46,26 @@ async def trim(log: EventLog, archive: PostgresArchive, *, hot: Duration, now: I
 
     May be broken off and repeated, and done by several at once. Raises ArchiveIncomplete, LogUnavailable, LogLost.
     """
-    await check_log(log)
-    first = await _first(log)
+    last = await check_log(log)
+    held = await _held(log)
     allowed = await _allowed(archive, now - hot)
-    limits, held = await _limits(log, allowed)
-    entries = 0
+    limits, why = await _limits(log, allowed)
     highest = max(limits.values(), default=0)
-    for after in range(first - 1, highest, SLICE):
+    entries = 0
+    for after in range(min(held.values(), default=last + 1) - 1, highest, SLICE):
         upto = min(after + SLICE, highest)
         await _make_sure(archive, after, upto)
         entries += await _xtrim(log, {each: min(limit, upto) for each, limit in limits.items() if limit > after})
-    return Trimmed(await _first(log) - 1, allowed, entries, held)
+    held = await _held(log)
+    kept = {each: why[each] for each in why if held.get(each, last + 1) <= allowed}
+    return Trimmed(min(held.values(), default=last + 1) - 1, allowed, entries, kept)
 
 
-async def _first(log: EventLog) -> int:
-    """The first position that the streams hold; the next one to come, when they are empty."""
+async def _held(log: EventLog) -> dict[Priority, int]:
+    """The first position that each stream holds, of those that hold any."""
     calls = [("XRANGE", log.keys.streams[each], "-", "+", "COUNT", 1) for each in CLASSES]
-    answers = await _answers(log, [*calls, ("HGET", log.keys.position, "position")])
-    held = [_position(answer[0][0]) for answer in answers[:-1] if answer]
-    return min(held, default=int(answers[-1] or 0) + 1)
+    firsts = zip(CLASSES, await _answers(log, calls), strict=True)
+    return {each: _position(entries[0][0]) for each, entries in firsts if entries}
 
 
 async def _allowed(archive: PostgresArchive, before: Instant) -> int:

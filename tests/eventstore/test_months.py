@@ -149,7 +149,8 @@ async def test_a_page_is_found_by_the_indexes_of_the_months(archive: PostgresArc
     async with archive.engine.begin() as connection:
         await connection.execute(
             text(
-                "INSERT INTO events SELECT 0, n, 'high', n, CAST(:begin AS int8) + n * :step, 'X', n % 50, n % 9, '\\x00'"
+                "INSERT INTO events"
+                " SELECT 0, n, 'high', n, CAST(:begin AS int8) + n * :step, 'X', n % 50, n % 9, '\\x00'"
                 " FROM generate_series(CAST(1 AS int8), :count) AS n"
             ),
             {"begin": begin, "step": 200 * DAY // count, "count": count},
