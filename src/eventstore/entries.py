@@ -5,7 +5,7 @@ fields as its envelope, which then cannot be decoded.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from operator import attrgetter
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +20,7 @@ from eventstore.keys import CLASSES
 from eventstore.log import EventLog
 from eventstore.reading import parse
 
-__all__ = ["PAGE", "EntryArchive", "check_log", "read_entries", "stream_entries", "wait_for_more"]
+__all__ = ["PAGE", "EntryArchive", "check_log", "holes", "read_entries", "stream_entries", "wait_for_more"]
 
 PAGE = 2000
 
@@ -45,6 +45,7 @@ async def check_log(log: EventLog, seen: int = 0) -> int:
         raise LogLost(f"the epoch was {log.epoch} and is {epoch.decode() if epoch else 'gone'}")
     if position is None or int(position) < seen:
         raise LogLost(f"the log ended at {seen} or later and now ends at {position and int(position)}")
+    log.seen = max(log.seen, int(position))
     return int(position)
 
 
@@ -94,21 +95,19 @@ async def read_entries(
     """
     last = await check_log(log)
     until = last if until is None else min(until, last)
+    trimmed = await _trimmed(log, last) if after < until else 0
     ahead: asyncio.Task[list[Raw]] | None = None
     try:
         while after < until:
             upto = min(after + page, until)
-            entries = await (ahead or _both(log, after, upto))
+            entries = await (ahead or _both(log, after, upto, trimmed))
             ahead = None
             if upto < until:
-                ahead = asyncio.create_task(_both(log, upto, min(upto + page, until)))
-            if len(entries) < upto - after:
-                held = {raw.position for raw in entries}
-                for position in range(after + 1, upto + 1):
-                    if position not in held:
-                        if on_hole is None:
-                            raise LogHole(position)
-                        on_hole(position)
+                ahead = asyncio.create_task(_both(log, upto, min(upto + page, until), trimmed))
+            for position in holes(entries, after, upto):
+                if on_hole is None:
+                    raise LogHole(position)
+                on_hole(position)
             if entries:
                 yield entries
             after = upto
@@ -118,10 +117,29 @@ async def read_entries(
             await asyncio.gather(ahead, return_exceptions=True)
 
 
-async def _both(log: EventLog, after: int, until: int) -> list[Raw]:
+def holes(entries: Sequence[Raw], after: int, until: int) -> list[int]:
+    """The positions after + 1 … until that are not among these."""
+    if len(entries) == until - after:
+        return []
+    held = {raw.position for raw in entries}
+    return [position for position in range(after + 1, until + 1) if position not in held]
+
+
+async def _trimmed(log: EventLog, last: int) -> int:
+    """Up to where no stream holds anything any more: only the archive need be asked. Raises LogUnavailable."""
+    oldest = last + 1
+    for reply in await commands(log.redis, [("XRANGE", log.keys.streams[e], "-", "+", "COUNT", 1) for e in CLASSES]):
+        if isinstance(reply, Exception):
+            raise reply
+        if reply:
+            oldest = min(oldest, int(reply[0][0].partition(b"-")[0]))
+    return oldest - 1
+
+
+async def _both(log: EventLog, after: int, until: int, trimmed: int) -> list[Raw]:
     """What the streams hold of a range, and what only the archive does."""
-    entries = await stream_entries(log, after, until)
     archive: object = log.archive
+    entries = await stream_entries(log, after, until) if until > trimmed else []
     if len(entries) == until - after or not isinstance(archive, EntryArchive):
         return entries
     held = {raw.position for raw in entries}

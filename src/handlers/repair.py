@@ -1,28 +1,33 @@
-"""A strategy whose state cannot be read: it is folded from the log anew, and its run is aborted.
+"""A strategy whose state cannot be read, or is not the fold of its events: it is folded anew, and its run is aborted.
 
 1. Fold the strategy's events. They are the truth; the hashes are a view of them.
-2. Write the state with SAFETY_ABORT(RUNTIME_CORRUPTED) and an alert, at the version that was folded: whoever made
-   progress meanwhile, or repaired it first, wins.
-3. The abort wakes the strategy, and the rules end its run, minding the orders that exist.
+2. If the hashes claim another version than there are events, write them as the fold has them.
+3. Append SAFETY_ABORT(RUNTIME_CORRUPTED) and an alert at that version, with the whole state: whoever made progress
+   meanwhile, or repaired it first, wins.
+4. The abort wakes the strategy, and the rules end its run, minding the orders that exist.
 """
 
 import structlog
 
 from domain.events import AlertTriggered, Event, SafetyAbort
 from domain.facts import Facts
-from domain.strategy import State, apply, evolve, initial
+from domain.strategy import State, fold
 from domain.values import Abort, Code, Severity
 from eventstore.batch import Appended, WrongEpoch
 from eventstore.clients import command
 from eventstore.envelope import NewEvent
-from eventstore.errors import CorruptEvent, LogLost
+from eventstore.errors import LogLost
+from eventstore.restoring import restore_strategies
 from handlers.desk import Desk
+from projections.rebuild import restorable
+from projections.replay import Fault, Kind
 from projections.runtime import CorruptState, encode_state
+from projections.time_travel import state_at
 
 __all__ = ["look_soundly", "repair"]
 
 TRIES = 8
-log = structlog.get_logger(__name__)
+_log = structlog.get_logger(__name__)
 
 
 async def look_soundly(desk: Desk, strategy_id: int, cause: str = "") -> tuple[State, Facts]:
@@ -40,28 +45,32 @@ async def repair(desk: Desk, strategy_id: int, error: Exception, cause: str = ""
 
     Raises CorruptState when the log does not tell the state either; LogUnavailable, LogLost.
     """
-    known = await command(desk.log.redis, "HGET", desk.log.keys.strategy(strategy_id), "version")
-    state, unreadable = await _fold(desk, strategy_id)
+    log = desk.log
+    known = await command(log.redis, "HGET", log.keys.strategy(strategy_id), "version")
+    faults: list[Fault] = []
+    state = await state_at(log, strategy_id, on_fault=faults.append)
+    if state is None or state.version == 0:
+        raise CorruptState(f"strategy {strategy_id}: version {known!r}, and the log tells nothing of it") from error
     version = int(known) if known is not None and known.isdigit() else -1
-    if state.version < version and unreadable:
-        state.version = version  # what the damaged events did is lost; the abort says so
-    if version < 0 or state.version == 0:
-        raise CorruptState(f"strategy {strategy_id}: version {known!r}, the log has {state.version}") from error
-    log.error("state_repaired", strategy_id=strategy_id, version=version, error=str(error))
+    if version != state.version and await restore_strategies(log, [restorable(log, state, version)]):
+        return False
+    _log.error("state_repaired", strategy_id=strategy_id, version=version, error=str(error))
     alert = AlertTriggered(
         severity=Severity.CRITICAL,
         code=Code.SAFETY_ABORT,
         at=desk.clock.now(),
-        facts={"error": str(error)[:300], "strategy_id": str(strategy_id), "unreadable_events": str(unreadable)},
+        facts={
+            "error": str(error)[:300],
+            "strategy_id": str(strategy_id),
+            "unreadable_events": str(sum(fault.kind == Kind.CORRUPT for fault in faults)),
+        },
     )
     events: list[Event] = [alert]
     if state.alive and not state.abort_due:
         told = {"error": str(error)[:300]}
         events.insert(0, SafetyAbort(run=state.run, reason=Abort.RUNTIME_CORRUPTED, facts=told))
-    after = state
-    for event in events:
-        after = evolve(after, event)
-    result = await desk.log.append(
+    after = fold(state, events)
+    result = await log.append(
         [NewEvent(event, strategy_id, state.user_id, causation_id=cause) for event in events],
         expected=state.version,
         runtime=encode_state(after, desk.clock.now()),
@@ -69,22 +78,5 @@ async def repair(desk: Desk, strategy_id: int, error: Exception, cause: str = ""
         user_id=state.user_id,
     )
     if isinstance(result, WrongEpoch):
-        raise LogLost(f"this process belongs to epoch {desk.log.epoch}, the log is at {result.actual}")
+        raise LogLost(f"this process belongs to epoch {log.epoch}, the log is at {result.actual}")
     return isinstance(result, Appended)
-
-
-async def _fold(desk: Desk, strategy_id: int) -> tuple[State, int]:
-    """The strategy's state by its events, and how many events of the log cannot be read."""
-    state = initial(strategy_id)
-    after = unreadable = 0
-    while True:
-        try:
-            async for recorded in desk.log.read(after):
-                after = recorded.position
-                if recorded.strategy_id == strategy_id:
-                    state.user_id = state.user_id or recorded.user_id
-                    apply(state, recorded.event)
-            return state, unreadable
-        except CorruptEvent as error:
-            after = error.position
-            unreadable += 1

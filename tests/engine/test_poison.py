@@ -11,9 +11,11 @@ from domain.decide import Decision, decide_next
 from domain.events import AlertTriggered, EventParked, SafetyAbort, SellTriggered, StrategyExited, StrategyStopRequested
 from domain.facts import Facts
 from domain.strategy import State
-from domain.values import MINUTE, SECOND, Abort, Exit, Status
+from domain.values import MINUTE, Abort, Exit, Status
 from eventstore.envelope import NewEvent, encode
+from handlers.repair import repair
 from projections.runtime import CorruptState, differences
+from projections.time_travel import state_at
 from tests.engine.conftest import OpenWorld
 from tests.engine.world import USER, World
 
@@ -224,16 +226,18 @@ async def test_a_strategy_that_has_ended_is_repaired_without_an_abort(world: Wor
     assert await world.of_type(SafetyAbort) == []
 
 
-async def test_a_corrupt_version_is_nothing_that_can_be_repaired(world: World) -> None:
+@pytest.mark.parametrize("claimed", ["x", "1", "999"])
+async def test_a_version_that_no_event_has_is_written_anew_and_the_run_aborted(world: World, claimed: str) -> None:
     strategy, other = await world.bought(), await world.bought(buy_time=dt.time(9, 21))
-    key = world.log.keys.strategy(strategy)
-    version = await world.redis.hget(key, "version")
-    await world.redis.zadd(world.log.keys.timers, {str(strategy): world.clock.now()})
-    await world.redis.hset(key, "version", "x")
+    await world.redis.hset(world.log.keys.strategy(strategy), "version", claimed)
+    state = await state_at(world.log, strategy)
+    assert state is not None
+    assert await repair(world.desk, strategy, CorruptState("its version is not that of its events"))
     await world.settle()
-    assert [alert.facts["strategy_id"] for alert in await world.of_type(AlertTriggered)] == [str(strategy)]
+    assert [abort.reason for abort in await world.of_type(SafetyAbort, strategy)] == [Abort.RUNTIME_CORRUPTED]
+    repaired = await world.state(strategy)
+    assert (repaired.status, repaired.open_quantity) == (Status.FAILED, 10)
+    assert repaired.version > state.version
     await world.sell(other)
     await world.settle()
     assert (await world.state(other)).exit_reason is Exit.SELL
-    await world.redis.hset(key, "version", version or b"")
-    await world.pass_time(SECOND)

@@ -16,6 +16,7 @@ import structlog
 from bahi.quiet import settle_memory
 from bahi.roles.archive import ArchiveRole
 from bahi.roles.base import Partition, Role
+from bahi.roles.ending import Ending
 from bahi.roles.heartbeat import beat
 from bahi.roles.market import MarketRole
 from bahi.roles.rest import RestRole
@@ -24,12 +25,22 @@ from bahi.roles.updates import UpdatesRole
 from bahi.roles.worker import WorkerRole
 from bahi.wiring import House
 from brokers.kite.client import load
-from domain.events import RuntimeStateLoaded
+from domain.events import Event, RuntimeStateLoaded, SystemRecovery
+from domain.values import SECOND
+from eventstore.batch import WrongEpoch
 from eventstore.envelope import NewEvent
-from eventstore.errors import CorruptEvent
+from eventstore.errors import CorruptEvent, LogLost, LogUnavailable
 from eventstore.fanout import Fanout
+from eventstore.log import EventLog
+from eventstore.vouching import vouch
 from handlers.decider import persist
+from handlers.desk import Desk
+from handlers.repair import repair
+from projections.compare import compare_live
 from projections.live import live_states
+from projections.replay import Fault
+from projections.restoration import restore
+from projections.runtime import CorruptState
 
 __all__ = ["ROLES", "UnknownRole", "run_roles"]
 
@@ -60,6 +71,12 @@ async def run_roles(house: House, names: Sequence[str], started: Callable[[], No
     wanted = [name for name in ROLES if not names or name in names]
     if house.catalogue is not None:
         await anyio.to_thread.run_sync(load)  # Kite's client: the first order does not wait for it
+    ending = Ending(house.settings.home, wanted)
+    if ending.killed:
+        await _report_killed(house, ending.name)
+    if "worker" in wanted:
+        for desk in house.desks:
+            await _repair_corrupt(desk)
     fanouts: list[Fanout] = []
     partitions: list[Partition] = []
     if FOLLOWERS & set(wanted):
@@ -75,6 +92,7 @@ async def run_roles(house: House, names: Sequence[str], started: Callable[[], No
         if house.catalogue is not None:
             followers.append(group.create_task(house.catalogue.run()))
         heart = group.create_task(beat(house.redis, wanted, house.clock))
+        witness = group.create_task(_bear_witness(house))
         running = {name: group.create_task(role.run(), name=name) for name, role in roles.items()}
         log.info("started", roles=wanted)
         started()
@@ -86,9 +104,70 @@ async def run_roles(house: House, names: Sequence[str], started: Callable[[], No
             await roles[name].stop()
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({running[name]})
-        for task in (heart, *followers):
+        for task in (heart, witness, *followers):
             task.cancel()
+    ending.in_good_order()
     log.info("stopped", roles=wanted)
+
+
+async def _report_killed(house: House, name: str) -> None:
+    """The process before this one was killed; what it had begun is found again in the log and at the broker."""
+    log.warning("killed_before", process=name)
+    for each in house.logs:
+        report = SystemRecovery(
+            old_epoch=each.epoch,
+            new_epoch=each.epoch,
+            lost={"process": name},
+            restored={"position": str(await each.last_position())},
+        )
+        await _persistently(house, each, report)
+
+
+async def _repair_corrupt(desk: Desk) -> None:
+    """A runtime that is not the fold of its events is written anew, and its run aborted; the others go on."""
+    corrupt = await persist(lambda: _differences(desk.log), desk.clock)
+    for strategy_id, why in corrupt.items():
+        try:
+            await repair(desk, strategy_id, CorruptState(why))
+        except CorruptState as error:
+            log.error("corrupt_runtime", strategy_id=strategy_id, why=str(error))
+
+
+async def _differences(event_log: EventLog) -> dict[int, str]:
+    """The strategies whose live state is not the fold of their events, with what differs."""
+    faults: list[Fault] = []
+    replay = await restore(event_log, on_fault=faults.append)
+    corrupt: dict[int, str] = {}
+    for difference in await compare_live(event_log, replay):
+        corrupt.setdefault(difference.strategy_id, str(difference))
+    return corrupt
+
+
+async def _bear_witness(house: House) -> None:
+    """While this process lives it tells whether Redis, restarted, still has all that it saw of the log."""
+    while True:
+        for each in house.logs:
+            try:
+                if await vouch(each):
+                    position = str(await each.last_position())
+                    log.warning("redis_restarted", partition=each.keys.partition, position=position)
+                    report = SystemRecovery(
+                        old_epoch=each.epoch,
+                        new_epoch=each.epoch,
+                        lost={"redis": "RESTARTED"},
+                        restored={"position": position},
+                    )
+                    await _persistently(house, each, report)
+            except LogUnavailable as error:
+                log.debug("no_witness", why=str(error))
+        await house.clock.sleep(SECOND)
+
+
+async def _persistently(house: House, event_log: EventLog, event: Event) -> None:
+    """Append an event of no strategy, however long that takes. Raises LogLost."""
+    result = await persist(lambda: event_log.append([NewEvent(event)]), house.clock)
+    if isinstance(result, WrongEpoch):
+        raise LogLost(f"this process belongs to epoch {event_log.epoch}, the log is at {result.actual}")
 
 
 async def _load(house: House, number: int) -> tuple[Partition, Fanout]:
@@ -96,10 +175,10 @@ async def _load(house: House, number: int) -> tuple[Partition, Fanout]:
     begun = house.clock.now()
     event_log = house.logs[number]
     position, states, corrupt = await persist(lambda: live_states(event_log), house.clock)
-    for strategy_id, why in corrupt.items():
+    for strategy_id, why in corrupt.items():  # a worker repairs it when it starts, or looks at it
         log.error("corrupt_runtime", strategy_id=strategy_id, why=why)
     loaded = RuntimeStateLoaded(reached=position, strategies=len(states), took=house.clock.now() - begun)
-    await persist(lambda: event_log.append([NewEvent(loaded)]), house.clock)
+    await _persistently(house, event_log, loaded)
     fanout = Fanout(event_log, position, _report_corrupt)
     return Partition(number, states, fanout), fanout
 

@@ -139,36 +139,31 @@ L = TypeVar("L", bound=Appends)
 
 
 def instrument_log(log: L, metrics: Metrics) -> L:
-    """The same log, whose appends are counted; everything else of it is passed through.
+    """The log itself, whose appends are counted from now on.
 
     Only what was written counts: neither a Conflict nor an event that was in the log before.
     """
-    return cast(L, _CountedLog(log, metrics))
+    appending: Any = log
+    append, append_many = appending.append, appending.append_many
 
-
-class _CountedLog:
-    def __init__(self, log: Any, metrics: Metrics) -> None:
-        self._log = log
-        self._metrics = metrics
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._log, name)
-
-    async def append(self, events: Sequence[NewEvent], **how: Any) -> AppendResult:
-        result: AppendResult = await self._log.append(events, **how)
-        self._count(events, result)
-        return result
-
-    async def append_many(self, batches: Sequence[Sequence[NewEvent]]) -> list[AppendResult]:
-        results: list[AppendResult] = await self._log.append_many(batches)
-        for events, result in zip(batches, results, strict=True):
-            self._count(events, result)
-        return results
-
-    def _count(self, events: Sequence[NewEvent], result: AppendResult) -> None:
+    def count(events: Sequence[NewEvent], result: AppendResult) -> None:
         if isinstance(result, Appended):
             for new in _written(events, result.positions):
-                _count_event(new.event, result.recorded_at, self._metrics)
+                _count_event(new.event, result.recorded_at, metrics)
+
+    async def counted(events: Sequence[NewEvent], **how: Any) -> AppendResult:
+        result: AppendResult = await append(events, **how)
+        count(events, result)
+        return result
+
+    async def many_counted(batches: Sequence[Sequence[NewEvent]]) -> list[AppendResult]:
+        results: list[AppendResult] = await append_many(batches)
+        for events, result in zip(batches, results, strict=True):
+            count(events, result)
+        return results
+
+    appending.append, appending.append_many = counted, many_counted
+    return log
 
 
 def _written(events: Sequence[NewEvent], positions: Sequence[int]) -> Iterable[NewEvent]:
