@@ -5,40 +5,22 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from redis.asyncio import Redis
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.values import HOUR, Exit, Kind
 from eventstore.clients import command
 from eventstore.entries import read_entries
 from eventstore.errors import LogHole, LogLost
 from eventstore.keys import CLASSES, GROUP
-from eventstore.seal_trust import key_id, public_bytes
-from eventstore.sealing import Sealing
 from eventstore.trimming import ArchiveIncomplete, Trimmed, trim
 from projections.projector import Projector
 from projections.rebuild import rebuild
 from projections.replay import replay_states
 from projections.verify import verify
+from tests.projections.sealed import sealing
 from tests.projections.world import World
 
 HOT = 2 * HOUR
-
-
-class OneKey:
-    """Seals with a key of its own."""
-
-    def __init__(self) -> None:
-        self._key = Ed25519PrivateKey.generate()
-
-    async def newest(self, connection: AsyncConnection) -> Ed25519PrivateKey:
-        public = public_bytes(self._key)
-        await connection.exec_driver_sql(
-            "INSERT INTO seal_keys (number, id, public_key) VALUES (1, %s, %s) ON CONFLICT DO NOTHING",
-            (key_id(public), public),
-        )
-        return self._key
 
 
 class Trimming:
@@ -47,9 +29,7 @@ class Trimming:
     def __init__(self, world: World) -> None:
         self.world = world
         self.log = world.log
-        self.projector = Projector(
-            world.log, world.engine, world.clock, sealing=Sealing(0, OneKey(), events=10, age=HOUR)
-        )
+        self.projector = Projector(world.log, world.engine, world.clock, sealing=sealing())
 
     async def archive(self, *, seal: bool = True) -> int:
         """How far it reaches."""
