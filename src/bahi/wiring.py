@@ -2,11 +2,12 @@
 
 import functools
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio.to_thread
@@ -48,6 +49,7 @@ from eventstore.errors import LogUnavailable, NeedsRecovery
 from eventstore.keys import Keys, price
 from eventstore.log import EventLog
 from eventstore.open import open_log
+from eventstore.vouching import stopping_in_good_order
 from handlers.desk import Desk
 from handlers.waits import Waits
 from projections.prices import decode_price
@@ -119,7 +121,7 @@ async def open_house(
         calendar.session_on(calendar.wall(clock.now()).date())  # an unknown year refuses
     policy = policy_of(settings)
     async with AsyncExitStack() as stack:
-        redis_url, database_url = await _servers(settings, stack)
+        redis_url, database_url, owned = await _servers(settings, stack)
         await anyio.to_thread.run_sync(migrate, database_url)
         engine = create_engine(database_url)
         stack.push_async_callback(engine.dispose)
@@ -167,6 +169,8 @@ async def open_house(
             )
             stack.push_async_callback(opened.aclose)
             logs.append(instrument_log(opened, metrics))
+        if owned:
+            stack.push_async_exit(functools.partial(_in_good_order, redis, logs))
         desks = [
             Desk(
                 log=each,
@@ -270,7 +274,21 @@ def consumer_name(role: str, number: int = 0) -> str:
     return f"{role}-{socket.gethostname()}-{number}"
 
 
-async def _servers(settings: Settings, stack: AsyncExitStack) -> tuple[str, str]:
+async def _in_good_order(
+    redis: "Redis", logs: Sequence[EventLog], failure: type[BaseException] | None, *_: Any
+) -> None:
+    """Whoever stops the Redis of this installation says so beforehand, unless something went wrong."""
+    if failure is None:
+        try:
+            for each in logs:
+                await stopping_in_good_order(redis, each.keys)
+        except LogUnavailable as error:
+            log.warning("not_stopped_in_good_order", why=str(error))
+
+
+async def _servers(settings: Settings, stack: AsyncExitStack) -> tuple[str, str, bool]:
+    """The addresses of both servers, and whether this process will stop Redis."""
+    owned = False
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     database_url = settings.database_url.get_secret_value() if settings.database_url else None
     if redis_url is None or database_url is None:
@@ -280,9 +298,10 @@ async def _servers(settings: Settings, stack: AsyncExitStack) -> tuple[str, str]
         )
         stack.push_async_callback(anyio.to_thread.run_sync, servers.close)
         servers.watch()
+        owned = own_redis and servers.owned
         redis_url = redis_url or servers.redis_url
         database_url = database_url or servers.database_url
-    return redis_url, database_url
+    return redis_url, database_url, owned
 
 
 def _micros(duration: timedelta) -> Duration:

@@ -13,7 +13,7 @@ from eventstore.clients import command, commands
 from eventstore.keys import Keys, alive
 from eventstore.log import EventLog
 
-__all__ = ["is_vouched_for", "run_id_of", "vouch", "vouch_for"]
+__all__ = ["is_vouched_for", "run_id_of", "stopping_in_good_order", "vouch", "vouch_for"]
 
 PATIENCE = 1.5
 """Seconds that a start waits for whoever else is alive to vouch; they look every second."""
@@ -45,6 +45,11 @@ async def is_vouched_for(redis: "Redis", keys: Keys) -> bool:
 async def vouch_for(redis: "Redis", keys: Keys) -> None:
     """The log is whole on this server: nothing of it was lost, or what was lost is accounted for."""
     await command(redis, "SET", keys.server, await run_id_of(redis))
+
+
+async def stopping_in_good_order(redis: "Redis", keys: Keys) -> None:
+    """The server is about to be stopped by whoever started it, and nothing is amiss: the next start finds all of it."""
+    await command(redis, "DEL", keys.server)
 
 
 async def vouch(log: EventLog) -> bool:

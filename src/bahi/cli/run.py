@@ -1,14 +1,23 @@
 """`bahi run [ROLE…]`: the engine, until SIGTERM or Ctrl-C; then it drains."""
 
+import time
+from contextlib import AsyncExitStack
 from typing import Annotated
 
+import structlog
 import typer
 
-from bahi.cli.common import Home, err, fail, load_settings, run_async
+from bahi.cli.common import Home, bar, err, fail, load_settings, run_async
 from bahi.roles.process import ROLES, run_roles
 from bahi.settings import Settings
 from bahi.telemetry.logging import configure_logging
 from bahi.wiring import open_house
+from eventstore.errors import LogLost
+
+LONG_ENOUGH = 5.0
+"""Seconds that the roles must have run before a lost log makes this process start anew instead of ending."""
+
+log = structlog.get_logger(__name__)
 
 
 def run(
@@ -16,7 +25,10 @@ def run(
     home: Home = None,
     port: Annotated[int | None, typer.Option(help="The port of the REST application.")] = None,
 ) -> None:
-    """Run the engine's roles until SIGTERM or Ctrl-C, then drain. Logs are JSON lines on standard output."""
+    """Run the engine's roles until SIGTERM or Ctrl-C, then drain. Logs are JSON lines on standard output.
+
+    What was killed or lost before is recovered first, by itself; SYSTEM_RECOVERY in the log tells what was done.
+    """
     wanted = roles or []
     unknown = sorted(set(wanted) - ROLES.keys())
     if unknown:
@@ -28,10 +40,29 @@ def run(
 
 
 async def _run(settings: Settings, roles: list[str]) -> None:
-    async with open_house(settings) as house:
+    """Again and again, while it is the log that was lost under the roles: then all they know is out of date."""
 
-        def started() -> None:
-            names = ", ".join(roles or ROLES)
-            err.print(f"bahi runs {names}; data in {settings.home}; stop it with Ctrl-C", markup=False, soft_wrap=True)
+    def started() -> None:
+        names = ", ".join(roles or ROLES)
+        err.print(f"bahi runs {names}; data in {settings.home}; stop it with Ctrl-C", markup=False, soft_wrap=True)
 
-        await run_roles(house, roles, started)
+    while True:
+        begun = time.monotonic()
+        try:
+            async with AsyncExitStack() as stack:
+                with bar("restoring the log") as progress:
+                    house = await stack.enter_async_context(open_house(settings, progress=progress))
+                begun = time.monotonic()
+                await run_roles(house, roles, started)
+            return
+        except BaseExceptionGroup as failures:
+            lost, others = failures.split(LogLost)
+            if lost is None or others is not None or time.monotonic() - begun < LONG_ENOUGH:
+                raise
+            log.critical("log_lost", why=str(_first(lost)), todo="starting anew")
+
+
+def _first(failures: BaseException) -> BaseException:
+    while isinstance(failures, BaseExceptionGroup):
+        failures = failures.exceptions[0]
+    return failures

@@ -4,7 +4,7 @@ import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 __all__ = ["Ending"]
 
@@ -35,7 +35,10 @@ class Ending:
             return
         raise OSError(f"{MOST} processes of these roles run in {folder} already")
 
-    def in_good_order(self) -> None:
-        """The process has drained; call it last."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """It ends by itself, whatever the reason."""
         os.ftruncate(self._held, 0)
         os.close(self._held)

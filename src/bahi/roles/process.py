@@ -71,9 +71,14 @@ async def run_roles(house: House, names: Sequence[str], started: Callable[[], No
     wanted = [name for name in ROLES if not names or name in names]
     if house.catalogue is not None:
         await anyio.to_thread.run_sync(load)  # Kite's client: the first order does not wait for it
-    ending = Ending(house.settings.home, wanted)
-    if ending.killed:
-        await _report_killed(house, ending.name)
+    with Ending(house.settings.home, wanted) as ending:
+        if ending.killed:
+            await _report_killed(house, ending.name)
+        await _run(house, wanted, started)
+    log.info("stopped", roles=wanted)
+
+
+async def _run(house: House, wanted: Sequence[str], started: Callable[[], None]) -> None:
     if "worker" in wanted:
         for desk in house.desks:
             await _repair_corrupt(desk)
@@ -106,8 +111,6 @@ async def run_roles(house: House, names: Sequence[str], started: Callable[[], No
                 await asyncio.wait({running[name]})
         for task in (heart, witness, *followers):
             task.cancel()
-    ending.in_good_order()
-    log.info("stopped", roles=wanted)
 
 
 async def _report_killed(house: House, name: str) -> None:

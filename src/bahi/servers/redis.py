@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +18,6 @@ from redis.retry import Retry
 
 from bahi.servers.folder import ServerError, open_log, private_folder, socket_folder
 from bahi.servers.process import EmbeddedServer, Process, process_on, until
-from eventstore.keys import Keys
 
 __all__ = ["EmbeddedRedis", "find_redis_server", "redis_version"]
 
@@ -155,13 +153,6 @@ class EmbeddedRedis(EmbeddedServer):
         self._await_ready(process, self._answers)
         (self.home / "redis.version").write_text(".".join(map(str, self.version)) + "\n")
         return process
-
-    def stop(self) -> None:
-        if self.is_running:
-            with suppress(redis.RedisError), self.client() as client:
-                for name in [Keys().server, *client.scan_iter(r"{*}:" + Keys().server)]:
-                    client.delete(name)  # in good order: the next start finds all that there was
-        super().stop()
 
     def _answers(self) -> bool:
         """PING is answered and the data are loaded. Redis says LOADING to PING until they are."""
