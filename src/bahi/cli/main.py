@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "verify": "Check that the log is whole, is what was sealed, and that replaying it gives exactly the live state.",
     "rebuild": "Drop every projection, in Redis and in PostgreSQL, and make it anew from the log.",
     "explain": "Tell the story of one order: cause, checks, request, outcome, fills, and how long each took.",
+    "archive": "How far the history is archived; and the history as a file that proves itself, out of it and into it.",
     "parked": "Events that could not be handled and were set aside.",
     "keys": "The keys that seal the history, and the rotation of all keys.",
     "instruments": "Show what may be traded at Kite, and how old the list is; or load a dump from a file.",

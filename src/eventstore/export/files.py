@@ -48,9 +48,10 @@ class NewFile:
         self._beside = beside
         return self
 
-    def commit(self) -> None:
-        """Everything was written."""
+    def commit(self) -> int:
+        """Everything was written: how many bytes that were (0 for what is no ordinary file)."""
         self.file.flush()
+        size = self.file.tell() if self._beside is not None else 0
         if self._beside is not None:
             os.fsync(self.file.fileno())
             self._mind()
@@ -63,6 +64,7 @@ class NewFile:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+        return size
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:

@@ -41,6 +41,7 @@ __all__ = [
     "SealSpan",
     "encode",
     "kind_of",
+    "positions",
     "read",
     "sealed",
 ]

@@ -71,7 +71,7 @@ class PartWriter:
                 self._shown.tree.add(digest)
                 self.left_out += 1
 
-    def seal(self, seal: Seal, hints: bytes | None) -> Iterator[bytes]:
+    def seal(self, seal: Seal, hints: bytes) -> Iterator[bytes]:
         """Its line. `hints` are those of the archive. Raises ArchiveDamaged."""
         for fault in self._chain.follow(seal):
             raise _damaged(seal, fault)
@@ -121,7 +121,7 @@ def _damaged(seal: Seal, fault: ChainFault) -> ArchiveDamaged:
     return ArchiveDamaged(seal.partition, fault.position, f"{fault.text}. `bahi verify` tells more")
 
 
-def _first_difference(theirs: bytes | None, ours: bytes | bytearray) -> int | None:
+def _first_difference(theirs: bytes, ours: bytes | bytearray) -> int | None:
     """Which entry of a seal it is, as far as the hints tell."""
     for i in range(0, len(ours), HINT):
         if theirs and theirs[i : i + HINT] != ours[i : i + HINT]:

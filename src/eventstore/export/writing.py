@@ -34,6 +34,7 @@ from eventstore.export.lines import (
     encode,
 )
 from eventstore.export.part_writing import PartWriter
+from eventstore.seal_rows import read_seals
 from eventstore.seal_trust import Trust, key_id, public_bytes
 from eventstore.seals import Seal
 
@@ -160,27 +161,22 @@ async def _pages(engine: AsyncEngine, part: Part) -> AsyncIterator[list[Raw]]:
             await asyncio.gather(ahead, return_exceptions=True)
 
 
-async def _chain(engine: AsyncEngine, part: Part) -> AsyncIterator[tuple[Seal, bytes | None]]:
+async def _chain(engine: AsyncEngine, part: Part) -> AsyncIterator[tuple[Seal, bytes]]:
     """The seals of the part and the hints beside them."""
     if part.seals is None:
         return
-    first = part.seals.first
-    columns = [seals.c[name] for name in Seal.__struct_fields__]
-    while first <= part.seals.last:
-        found = (
-            select(*columns, seals.c.hints)
-            .where(seals.c.partition == part.partition, seals.c.number.between(first, part.seals.last))
-            .order_by(seals.c.number)
-            .limit(_SEALS)
-        )
+    after = part.seals.first - 1
+    while after < part.seals.last:
         with archive_outages():
             async with engine.connect() as connection:
-                rows = (await connection.execute(found)).all()
-        if not rows:
+                found = await read_seals(connection, part.partition, after=after, limit=_SEALS)
+        if not found:
             return
-        for row in rows:
-            yield Seal(**dict(zip(Seal.__struct_fields__, row, strict=False))), row.hints
-        first = rows[-1].number + 1
+        for seal, hints in found:
+            if seal.number > part.seals.last:
+                return
+            yield seal, hints
+        after = found[-1][0].number
 
 
 def _signature(private: Ed25519PrivateKey | None, body: bytes) -> str:
