@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from projections.replay import Fault
+from projections.replay import Fault, Kind
 
 __all__ = ["MOST_FAULTS", "Faults"]
 
@@ -32,8 +32,8 @@ class Faults:
             self._kept = self._first()
 
     def first(self, telling: Sequence[str] = ()) -> list[Fault]:
-        """By position. One of which only a range is known is put where something else is wrong in that range, of one of
-        the kinds `telling`."""
+        """By position, those of the log before those of the live state, which is judged by it. One of which only a
+        range is known is put where something else is wrong in that range, of one of the kinds `telling`."""
         known = sorted(fault.position for fault in self._kept if fault.kind in telling)
         for fault, last in self._ranges:
             at = next((each for each in known if fault.position <= each <= last), fault.position)
@@ -42,4 +42,4 @@ class Faults:
         return self._first()
 
     def _first(self) -> list[Fault]:
-        return sorted(self._kept, key=lambda fault: fault.position)[:MOST_FAULTS]
+        return sorted(self._kept, key=lambda fault: (fault.kind == Kind.LIVE, fault.position))[:MOST_FAULTS]
