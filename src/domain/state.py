@@ -29,7 +29,7 @@ UNREACHABLE = "BROKER_UNREACHABLE"
 """The reason code of an order that was certainly not sent: no connection to the broker could be had."""
 
 
-class Order(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Order(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One order, from its intent to its end. `filled` is cumulative; `limit` the price we last changed it to."""
 
     tag: Tag
@@ -83,7 +83,7 @@ class Order(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.quantity - self.filled
 
 
-class Tries(Struct, frozen=True, omit_defaults=True):
+class Tries(Struct, frozen=True, omit_defaults=True, gc=False):
     """How often a kind of order was tried since its last fill, and when it may be tried again."""
 
     attempts: int = 0

@@ -29,7 +29,7 @@ from domain.values import (
     Status,
 )
 
-__all__ = ["FREE", "Order", "State", "Tries", "apply", "evolve", "fold", "initial"]
+__all__ = ["FREE", "HANDLERS", "Order", "State", "Tries", "apply", "evolve", "fold", "initial"]
 
 
 def initial(strategy_id: int = 0, user_id: int = 0) -> State:
@@ -55,7 +55,7 @@ def apply(state: State, event: Event) -> None:
     """`evolve` in place. Nested values are replaced, never changed, so a shallow copy of a state stays what it was."""
     if event.versioned:
         state.version += 1
-    handler = _HANDLERS.get(type(event))
+    handler = HANDLERS.get(type(event))
     if handler is not None:
         handler(state, event)
         return
@@ -136,13 +136,13 @@ _RUN_FIELDS = (
     *("last_exit", "exit_reason", "last_price", "last_buy_order", "last_sell_order", "last_sl_order", "terminated_at"),
 )
 """What a new run begins afresh. `surfaced` is not among them: it has to be sold before."""
+_FRESH = tuple((name, getattr(State(), name)) for name in _RUN_FIELDS)
 
 
 def _started(state: State, event: StrategyStarted) -> None:
     past = watched(state)
-    fresh = State()
-    for name in _RUN_FIELDS:
-        setattr(state, name, getattr(fresh, name))
+    for name, value in _FRESH:
+        setattr(state, name, value)
     _configure(state, event.config)
     state.past = past
     state.status = Status.STARTING
@@ -172,7 +172,7 @@ def _stopped(state: State, event: StrategyStopped) -> None:
         state.order = replace(state.order, followed_up=True)
 
 
-_HANDLERS: dict[type[Event], Callable[[State, Any], None]] = {
+HANDLERS: dict[type[Event], Callable[[State, Any], None]] = {
     StrategyCreated: _created,
     StrategyUpdated: _updated,
     StrategyStartRequested: _start_requested,
@@ -182,3 +182,4 @@ _HANDLERS: dict[type[Event], Callable[[State, Any], None]] = {
     StrategyStopped: _stopped,
     **ON_ORDERS,
 }
+"""What each event does to a state that has taken its version, but for the blind ones."""

@@ -10,12 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.strategy import State
 from eventstore.archive import PostgresArchive
-from eventstore.entries import read_entries
+from eventstore.errors import LogHole
 from eventstore.log import EventLog
 from eventstore.members import all_strategies
 from eventstore.restoring import Restorable, drop_strategies, restore_halts, restore_strategies
 from projections.compare import has_expired
-from projections.replay import Fault, Progress, Replay
+from projections.replay import Fault, Kind, Progress
+from projections.restoration import advance, restore
 from projections.runtime import encode_state
 from projections.sql.projections import SqlProjections, open_entry
 from projections.sql.tables import order_logs, parked, strategies
@@ -26,10 +27,12 @@ _AT_ONCE = 128
 _PAGE = 1000
 
 
-class Rebuilt(Struct, frozen=True):
-    """How many strategies and halts were written, from how many events, and what was wrong with those."""
+class Rebuilt(Struct, frozen=True, kw_only=True):
+    """How many strategies and halts were written, from how many events, and what was wrong with those. The first
+    `since` of them were known from a snapshot."""
 
     events: int
+    since: int
     strategies: int
     halts: int
     faults: tuple[Fault, ...] = ()
@@ -46,21 +49,19 @@ async def rebuild(log: EventLog, engine: AsyncEngine | None = None, progress: Pr
     return done
 
 
-async def rebuild_redis(log: EventLog, progress: Progress | None = None) -> Rebuilt:
-    """The hashes, timers, sets and halt latches. Timers are set to now, so that a worker looks at every strategy that
-    may have something to do and sets them right."""
+async def rebuild_redis(log: EventLog, progress: Progress | None = None, *, from_start: bool = False) -> Rebuilt:
+    """The hashes, timers, sets and halt latches, from the last snapshot and what came after it; `from_start` from the
+    first event on. Timers are set to now, so that a worker looks at every strategy that may have something to do and
+    sets them right. Raises LogHole, LogUnavailable, LogLost."""
     faults: list[Fault] = []
-    replay = Replay(on_fault=faults.append)
+
+    def heard(fault: Fault) -> None:
+        if fault.kind == Kind.HOLE:
+            raise LogHole(fault.position)
+        faults.append(fault)
+
     present = {strategy_id async for some in all_strategies(log) for strategy_id in some}
-    last = await log.last_position()
-
-    async def catch_up() -> None:
-        async for page in read_entries(log, replay.position):
-            replay.feed(page)
-            if progress is not None:
-                progress(min(replay.position, last), last)
-
-    await catch_up()
+    replay = await restore(log, snapshots=not from_start, progress=progress, on_fault=heard)
     await drop_strategies(log, sorted(present - replay.states.keys()))
     left = dict.fromkeys(sorted(replay.states), 0)
     while left:
@@ -68,16 +69,22 @@ async def rebuild_redis(log: EventLog, progress: Progress | None = None) -> Rebu
         ids = list(left)
         for start in range(0, len(ids), _AT_ONCE):
             some = ids[start : start + _AT_ONCE]
-            ahead |= await restore_strategies(log, [_restorable(log, replay.states[i], left[i]) for i in some])
+            ahead |= await restore_strategies(log, [restorable(log, replay.states[i], left[i]) for i in some])
         left = ahead
         if left:
-            await catch_up()
+            await advance(replay, log, on_fault=heard)
     while not await restore_halts(log, replay.halts, replay.position):
-        await catch_up()
-    return Rebuilt(replay.position, len(replay.states), len(replay.halts), tuple(faults))
+        await advance(replay, log, on_fault=heard)
+    return Rebuilt(
+        events=replay.position,
+        since=replay.since,
+        strategies=len(replay.states),
+        halts=len(replay.halts),
+        faults=tuple(faults),
+    )
 
 
-def _restorable(log: EventLog, state: State, seen: int) -> Restorable:
+def restorable(log: EventLog, state: State, seen: int) -> Restorable:
     """`seen` is the version that Redis claimed before all events up to then were read: if it is more than what they
     give, it is wrong."""
     now = log.clock.now()

@@ -1,10 +1,11 @@
 """Replay: the state of every strategy from the log alone, at full speed.
 
 The page is decoded in one pass and folded without an object per event. What `domain.strategy.apply` does is done here
-by `apply` itself, but for the blind events and those without effect, which are most of a log and have constant effects
-(`domain.blind`): these are written out. A test holds the two equal for every event.
+by its own handlers, but for the blind events and those without effect, which are most of a log and have constant
+effects (`domain.blind`): these are written out. A test holds the two equal for every event.
 """
 
+import asyncio
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
@@ -25,7 +26,7 @@ from domain.events import (
     UserHalted,
     UserResumed,
 )
-from domain.strategy import State, apply, initial
+from domain.strategy import HANDLERS, State, apply, initial
 from domain.values import ALIVE, Instant, Status
 from eventstore.entries import read_entries
 from eventstore.envelope import Owner, Raw, Recorded, decode, decode_page, owner_of
@@ -39,7 +40,8 @@ Progress = Callable[[int, int], None]
 
 
 _SLICE = 512
-"""Entries decoded at a time: more would not stay in the processor's cache until they are folded."""
+"""Entries decoded at a time: more would not stay in the processor's cache until they are folded. They take about a
+millisecond, after which `feed_in_turns` lets others work."""
 
 
 class Fault(Struct, frozen=True):
@@ -89,6 +91,10 @@ class Replay:
         self.states: dict[int, State] = {}
         self.position = 0
         """Of the last entry."""
+        self.recorded_at: Instant = 0
+        """Of the last entry."""
+        self.since = 0
+        """The position of the snapshot that it began with."""
         self.halts: dict[int, UserHalted] = {}
         """The users whose kill switch is on."""
         self._only = strategy_id
@@ -106,7 +112,13 @@ class Replay:
             if collecting:
                 gc.enable()
         if raws:
-            self.position = raws[-1].position
+            self.position, self.recorded_at = raws[-1].position, raws[-1].recorded_at
+
+    async def feed_in_turns(self, raws: Sequence[Raw]) -> None:
+        """As `feed`; but whatever else this process has to do gets its turn again and again."""
+        for start in range(0, len(raws), _SLICE):
+            self.feed(raws[start : start + _SLICE])
+            await asyncio.sleep(0)
 
     def _feed(self, raws: Sequence[Raw]) -> None:
         page = decode_page(raws)
@@ -114,7 +126,7 @@ class Replay:
             for raw in raws:
                 self._feed_one(raw)
             return
-        states, only, shortcuts = self.states, self._only, _SHORTCUTS
+        states, only, steps = self.states, self._only, _STEPS
         for raw, it in zip(raws, page, strict=True):
             version = raw.version
             if not version:
@@ -125,19 +137,20 @@ class Replay:
             if state is None:
                 if only is not None and strategy_id != only:
                     continue
+                if not strategy_id:
+                    self._nobodys(raw)
+                    continue
                 state = states[strategy_id] = initial(strategy_id, it.user_id)
             event = it.event
             if version != state.version + 1:
                 self._gap(raw, state)
-            shortcut = shortcuts.get(type(event), _missing)
-            if shortcut is _missing:
+            state.version = version
+            step = steps[type(event)]
+            if step is not None:
                 try:
-                    apply(state, event)
+                    step(state, event)
                 except Exception as error:
                     self._illegal(raw, state, error)
-            elif shortcut is not None:
-                shortcut(state, event)
-            state.version = version
             state.updated_at = raw.recorded_at
             state.position_in_log = raw.position
 
@@ -150,7 +163,7 @@ class Replay:
 
     def take(self, raw: Raw, it: Recorded | CorruptEvent) -> None:
         """Fold one entry, which was decoded already, or could not be."""
-        self.position = raw.position
+        self.position, self.recorded_at = raw.position, raw.recorded_at
         event: Event | None = None
         owner: Recorded | Owner
         if isinstance(it, CorruptEvent):
@@ -166,7 +179,7 @@ class Replay:
         if self._only is not None and strategy_id != self._only:
             return
         if not strategy_id:
-            self._fault(Fault(raw.position, 0, Kind.VERSION, f"version {raw.version} of no strategy"))
+            self._nobodys(raw)
             return
         state = self.states.get(strategy_id)
         if state is None:
@@ -187,6 +200,9 @@ class Replay:
             self.halts[user_id] = event
         elif isinstance(event, UserResumed):
             self.halts.pop(user_id, None)
+
+    def _nobodys(self, raw: Raw) -> None:
+        self._fault(Fault(raw.position, 0, Kind.VERSION, f"version {raw.version} of no strategy"))
 
     def _gap(self, raw: Raw, state: State) -> None:
         text = f"strategy {state.id} goes from version {state.version} to {raw.version}"
@@ -243,8 +259,10 @@ async def replay_states(
 # --- the shortcuts --------------------------------------------------------------------------------------------------
 
 
-def _missing(state: State, event: Any) -> None:
-    """Stands for: no shortcut."""
+def _blind(state: State, event: Event) -> None:
+    version = state.version
+    apply(state, event)
+    state.version = version
 
 
 def _buy_triggered(state: State, event: BuyTriggered) -> None:
@@ -283,3 +301,9 @@ _SHORTCUTS: dict[type[Event], Callable[[State, Any], None] | None] = {
     StrategyRunning: _running,
 }
 assert all(cls.versioned for cls in _SHORTCUTS) and set(_SHORTCUTS) <= set(EVENT_TYPES.values())  # noqa: S101, PT018
+
+_STEPS: dict[type[Event], Callable[[State, Any], None] | None] = {
+    **{cls: HANDLERS.get(cls, _blind) for cls in EVENT_TYPES.values()},
+    **_SHORTCUTS,
+}
+"""What each event does to a state that has taken its version."""

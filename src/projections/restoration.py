@@ -4,16 +4,14 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from eventstore.archive import PostgresArchive
-from eventstore.entries import read_entries
+from eventstore.entries import PAGE, holes, read_entries
 from eventstore.envelope import Raw
 from eventstore.errors import LogHole
 from eventstore.log import EventLog
 from projections.replay import Fault, Kind, Progress, Replay
 from projections.snapshots import Postgres, newest_snapshot
 
-__all__ = ["restore"]
-
-_PAGE = 5000
+__all__ = ["advance", "restore"]
 
 
 async def restore(
@@ -35,38 +33,49 @@ async def restore(
     until = last if until is None else min(until, last)
     replay = Replay(on_fault=on_fault)
     postgres: object = source.archive if isinstance(source, EventLog) else source
-    if snapshots and isinstance(postgres, Postgres):
-        snapshot = await newest_snapshot(postgres, until)
-        if snapshot is not None:
-            replay.states, replay.halts, replay.position = snapshot.states, snapshot.halts, snapshot.position
+    if snapshots and isinstance(postgres, Postgres) and (snapshot := await newest_snapshot(postgres, until)):
+        snapshot.begin(replay)
+    await advance(replay, source, until, progress=progress, on_fault=on_fault)
+    return replay
+
+
+async def advance(
+    replay: Replay,
+    source: EventLog | PostgresArchive,
+    until: int | None = None,
+    *,
+    progress: Progress | None = None,
+    on_fault: Callable[[Fault], None] | None = None,
+) -> None:
+    """Feed the replay on, to `until` or the source's end. An entry that nobody holds is told to `on_fault`, else
+    LogHole is raised. Others of this process have their turn meanwhile. Raises what the replay and reading raise."""
+    last = await source.last_position()
+    until = last if until is None else min(until, last)
 
     def missing(position: int) -> None:
         if on_fault is None:
             raise LogHole(position)
-        on_fault(Fault(position, 0, Kind.HOLE, "nobody holds it"))
+        on_fault(Fault(position, 0, Kind.HOLE, "neither the streams nor the archive hold it"))
 
-    async with aclosing(_pages(source, replay.position, until, missing)) as pages:
+    if isinstance(source, EventLog):
+        reading = read_entries(source, replay.position, until, on_hole=missing)
+    else:
+        reading = _archived(source, replay.position, until, missing)
+    async with aclosing(reading) as pages:
         async for page in pages:
-            replay.feed(page)
+            await replay.feed_in_turns(page)
             if progress is not None:
                 progress(replay.position, until)
-    return replay
+    replay.position = max(replay.position, until)
 
 
-async def _pages(
-    source: EventLog | PostgresArchive, after: int, until: int, missing: Callable[[int], None]
+async def _archived(
+    archive: PostgresArchive, after: int, until: int, missing: Callable[[int], None]
 ) -> AsyncGenerator[list[Raw], None]:
-    if isinstance(source, EventLog):
-        async with aclosing(read_entries(source, after, until, on_hole=missing)) as pages:
-            async for page in pages:
-                yield page
-        return
-    for start in range(after, until, _PAGE):
-        upto = min(start + _PAGE, until)
-        page = await source.entries(start, upto)
-        if len(page) < upto - start:
-            held = {raw.position for raw in page}
-            for position in range(start + 1, upto + 1):
-                if position not in held:
-                    missing(position)
+    """Pages of what the archive holds."""
+    for start in range(after, until, PAGE):
+        upto = min(start + PAGE, until)
+        page = await archive.entries(start, upto)
+        for position in holes(page, start, upto):
+            missing(position)
         yield page

@@ -4,6 +4,7 @@ They are worth no more than the fold that made them: each carries a digest of it
 ignored. So are those whose states do not add up to what was written. Without any, everything works, only slower.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from types import ModuleType
@@ -13,7 +14,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
-from sqlalchemy import select, text
+from sqlalchemy import ARRAY, BigInteger, any_, delete, func, insert, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import domain.blind
@@ -27,11 +28,12 @@ import eventstore.upcasts
 import projections.replay
 from domain.events import UserHalted
 from domain.strategy import State
-from domain.values import Instant
+from domain.values import DAY, Instant
 from eventstore.archive import archive_outages
-from eventstore.archive_tables import snapshot_points
+from eventstore.archive_tables import snapshot_points, snapshots
+from projections.replay import Replay
 
-__all__ = ["FOLD", "Postgres", "Snapshot", "newest_snapshot", "pack_halts", "pack_state"]
+__all__ = ["FOLD", "Postgres", "Snapshot", "newest_point", "newest_snapshot", "write_snapshot"]
 
 _log = structlog.get_logger(__name__)
 
@@ -55,6 +57,12 @@ class Snapshot(Struct, frozen=True):
     states: dict[int, State]
     halts: dict[int, UserHalted]
 
+    def begin(self, replay: Replay) -> None:
+        """Let the replay go on from here."""
+        replay.states, replay.halts = self.states, self.halts
+        replay.position, replay.recorded_at = self.position, self.recorded_at
+        replay.since = self.position
+
 
 def _digest_of(*modules: ModuleType) -> str:
     digest = hashlib.sha256()
@@ -70,29 +78,46 @@ FOLD = _digest_of(
 )
 """The program that makes states from entries."""
 
-pack_state = Encoder().encode
-"""A state as bytes, exactly."""
-pack_halts = Encoder().encode
+_pack = Encoder().encode
 _unpack_state = Decoder(State).decode
 _unpack_halts = Decoder(dict[int, UserHalted]).decode
+_TURN = 128
+"""States packed or unpacked before others have their turn: about a millisecond."""
+_LOCK = 0x62616873
+"""Of PostgreSQL's advisory locks, with the partition: one process at a time takes a snapshot."""
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+async def newest_point(postgres: Postgres) -> int:
+    """The position of this program's last snapshot; 0: there is none. Raises LogUnavailable."""
+    with archive_outages():
+        async with postgres.engine.connect() as connection:
+            return await _newest(connection, postgres.partition)
+
+
+async def _newest(connection: AsyncConnection, partition: int) -> int:
+    mine = (snapshot_points.c.partition == partition) & (snapshot_points.c.fold == FOLD)
+    return await connection.scalar(select(func.max(snapshot_points.c.position)).where(mine)) or 0
 
 
 async def newest_snapshot(postgres: Postgres, until: int) -> Snapshot | None:
     """The last one of this program's at or before the position `until`. One that cannot be used is passed over, and
     the log says why. Raises LogUnavailable."""
+    points = (
+        select(snapshot_points)
+        .where(
+            snapshot_points.c.partition == postgres.partition,
+            snapshot_points.c.position <= until,
+            snapshot_points.c.fold == FOLD,
+        )
+        .order_by(snapshot_points.c.position.desc())
+    )
     with archive_outages():
         async with postgres.engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")  # points and states of one moment
-            points = await connection.execute(
-                select(snapshot_points)
-                .where(
-                    snapshot_points.c.partition == postgres.partition,
-                    snapshot_points.c.position <= until,
-                    snapshot_points.c.fold == FOLD,
-                )
-                .order_by(snapshot_points.c.position.desc())
-            )
-            for point in points.all():
+            for point in (await connection.execute(points)).all():
                 try:
                     return await _read(connection, postgres.partition, point)
                 except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
@@ -103,15 +128,19 @@ async def newest_snapshot(postgres: Postgres, until: int) -> Snapshot | None:
 
 
 async def _read(connection: AsyncConnection, partition: int, point: Any) -> Snapshot:
-    rows = await connection.execute(text(_NEWEST), {"partition": partition, "position": point.position})
-    packed: dict[int, bytes] = dict(rows.tuples())
-    if digest_of(packed) != point.digest:
+    rows = await connection.execute(text(_STATES), {"partition": partition, "position": point.position})
+    packed: dict[int, bytes] = dict(rows.tuples().all())
+    if _digest(packed) != point.digest:
         raise ValueError(f"its {len(packed)} states are not those that were written")
-    states = {strategy_id: _unpack_state(state) for strategy_id, state in packed.items()}
+    states: dict[int, State] = {}
+    for number, (strategy_id, state) in enumerate(packed.items()):
+        states[strategy_id] = _unpack_state(state)
+        if number % _TURN == 0:
+            await asyncio.sleep(0)
     return Snapshot(point.position, point.recorded_at, states, _unpack_halts(point.halts))
 
 
-def digest_of(packed: Mapping[int, bytes]) -> bytes:
+def _digest(packed: Mapping[int, bytes]) -> bytes:
     """Of all states of a point."""
     digest = hashlib.sha256()
     for strategy_id in sorted(packed):
@@ -121,19 +150,98 @@ def digest_of(packed: Mapping[int, bytes]) -> bytes:
     return digest.digest()
 
 
-_NEWEST = """
-    WITH RECURSIVE of AS (
+_STATES = """
+    WITH RECURSIVE each AS (
         (SELECT strategy_id FROM snapshots WHERE partition = :partition ORDER BY strategy_id LIMIT 1)
         UNION ALL
         SELECT (
             SELECT strategy_id FROM snapshots
-            WHERE partition = :partition AND strategy_id > of.strategy_id ORDER BY strategy_id LIMIT 1
-        ) FROM of WHERE of.strategy_id IS NOT NULL
+            WHERE partition = :partition AND strategy_id > each.strategy_id ORDER BY strategy_id LIMIT 1
+        ) FROM each WHERE each.strategy_id IS NOT NULL
     )
-    SELECT of.strategy_id, newest.state FROM of CROSS JOIN LATERAL (
+    SELECT each.strategy_id, newest.state FROM each CROSS JOIN LATERAL (
         SELECT state FROM snapshots
-        WHERE partition = :partition AND strategy_id = of.strategy_id AND position <= :position
+        WHERE partition = :partition AND strategy_id = each.strategy_id AND position <= :position
         ORDER BY position DESC LIMIT 1
     ) AS newest
 """
 """Of every strategy the last state at or before a position: by index, whatever number of older ones there is."""
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+async def write_snapshot(postgres: Postgres, replay: Replay, base: int) -> bool:
+    """Keep these states: those that changed since the point `base`, all of them when that is 0. In one transaction.
+
+    Of a day (UTC) one point is kept. What there is after `base` is dropped: it could not be used, or this replaces it.
+    False, and nothing is written, when somebody else has come as far, or is at it. Raises LogUnavailable.
+    """
+    packed: dict[int, bytes] = {}
+    for number, (strategy_id, state) in enumerate(replay.states.items()):
+        packed[strategy_id] = _pack(state)
+        if number % _TURN == 0:
+            await asyncio.sleep(0)
+    changed = {each: packed[each] for each, state in replay.states.items() if state.position_in_log > base}
+    point = {
+        "partition": postgres.partition,
+        "position": replay.position,
+        "recorded_at": replay.recorded_at,
+        "fold": FOLD,
+        "halts": _pack(replay.halts),
+        "digest": _digest(packed),
+    }
+    with archive_outages():
+        async with postgres.engine.begin() as connection:
+            lock = select(func.pg_try_advisory_xact_lock(_LOCK, postgres.partition))
+            if not await connection.scalar(lock):
+                return False
+            if await _newest(connection, postgres.partition) >= replay.position:
+                return False
+            await _drop_after(connection, postgres.partition, base)
+            await _drop_the_day(connection, point, list(changed))
+            await _copy(connection, point, changed)
+            await connection.execute(insert(snapshot_points).values(point))
+    return True
+
+
+async def _drop_after(connection: AsyncConnection, partition: int, base: int) -> None:
+    points = snapshot_points.c
+    useless = (points.position > base) | (points.fold != FOLD)
+    await connection.execute(delete(snapshot_points).where(points.partition == partition, useless))
+    while (await connection.execute(text(_DROP), {"partition": partition, "base": base})).rowcount:
+        pass
+
+
+_DROP = """
+    DELETE FROM snapshots WHERE ctid IN (
+        SELECT ctid FROM snapshots WHERE partition = :partition AND position > :base LIMIT 20000
+    )
+"""
+"""A part at a time: another program may have left a year of states, and a statement may not take for ever."""
+
+
+async def _drop_the_day(connection: AsyncConnection, point: Mapping[str, Any], changed: list[int]) -> None:
+    """The earlier points of the same day, and what they alone need."""
+    points, midnight = snapshot_points.c, point["recorded_at"] - point["recorded_at"] % DAY
+    here = points.partition == point["partition"]
+    await connection.execute(delete(snapshot_points).where(here, points.recorded_at >= midnight))
+    kept = await connection.scalar(select(func.max(points.position)).where(here)) or 0
+    await connection.execute(
+        delete(snapshots).where(
+            snapshots.c.partition == point["partition"],
+            snapshots.c.strategy_id == any_(literal(changed, ARRAY(BigInteger))),
+            snapshots.c.position > kept,
+        )
+    )
+
+
+async def _copy(connection: AsyncConnection, point: Mapping[str, Any], changed: Mapping[int, bytes]) -> None:
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    async with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+        copy.set_types(["int2", "int8", "int8", "bytea"])
+        for strategy_id, state in changed.items():
+            await copy.write_row((point["partition"], strategy_id, point["position"], state))
+
+
+_COPY = "COPY snapshots (partition, strategy_id, position, state) FROM STDIN (FORMAT BINARY)"

@@ -58,13 +58,13 @@ from eventstore.envelope import NewEvent
 __all__ = ["trading_days"]
 
 AT_ONCE = 64
-"""Strategies that something happens to at the same time."""
+"""Strategies that something happens to at the same time, unless said otherwise."""
 OPENING: Instant = 1_795_146_300 * SECOND
 _EXECUTE = {Kind.BUY: ExecuteBuy, Kind.SELL: ExecuteSell, Kind.STOPLOSS: ExecuteStoploss}
 
 
 def trading_days(
-    *, strategies: int = 10_000, users: int = 1_000, log_id: str = "BNCH", seed: int = 1
+    *, strategies: int = 10_000, users: int = 1_000, log_id: str = "BNCH", seed: int = 1, at_once: int = AT_ONCE
 ) -> Iterator[NewEvent]:
     """Events for an empty log, without end: once all strategies have lived through a day the next one begins.
 
@@ -75,7 +75,7 @@ def trading_days(
     day = 0
     while True:
         lives = (_life(rng, log_id, each, versions, day, users) for each in range(1, strategies + 1))
-        living = [life for _, life in zip(range(AT_ONCE), lives, strict=False)]
+        living = [life for _, life in zip(range(at_once), lives, strict=False)]
         while living:
             place = rng.randrange(len(living))
             together = next(living[place], None)
