@@ -10,7 +10,7 @@ from api.middleware import BodyLimit, Metrics, Requests, SecurityHeaders
 from api.openapi import document
 from api.parameters import only_known_parameters
 from api.problems import HANDLERS
-from api.routes import audit, auth, broker, halt, strategy, system
+from api.routes import audit, auth, broker, halt, strategy, stream, system
 
 __all__ = ["create_app"]
 
@@ -27,7 +27,7 @@ def create_app(deps: Dependencies) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.dependencies = deps
-    for resource in (auth, broker, strategy, halt, audit):
+    for resource in (auth, broker, strategy, halt, stream, audit):
         app.include_router(resource.router, dependencies=[Depends(only_known_parameters)])
     app.include_router(system.router)
     # The last one added is the outermost.

@@ -16,6 +16,7 @@ from api.rate import AuthLimits, RateLimits
 from api.security.keys import SecretKeys
 from api.security.passwords import Passwords
 from api.security.tokens import AccessTokens
+from api.stream.streams import Streams
 from brokers.port import Instruments
 from domain.calendar import Calendar
 from domain.clock import Clock
@@ -47,6 +48,7 @@ class Dependencies:
     readings: Readings
     history: History
     stories: Stories
+    streams: Streams
     strategies: Strategies
     logs: Sequence[EventLog]
     redis: "Redis"

@@ -13,9 +13,24 @@ from starlette.responses import Response
 from api import models
 from api.problems import MEDIA_TYPE, ProblemDocument
 
-__all__ = ["document", "operation"]
+__all__ = ["EVENT_STREAM", "document", "operation"]
+
+EVENT_STREAM = "text/event-stream"
 
 _REF = "#/components/schemas/{name}"
+_EVENT = {
+    "type": "object",
+    "description": "one event of the stream; those named `reset` and `end` are not of the history",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"type": "string", "description": "the event's type"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"anyOf": [{"$ref": _REF.format(name=name)} for name in ("HistoryEvent", "StreamNotice")]},
+        },
+    },
+}
 _ALWAYS = (500, 503)
 _WITH_BODY = (400, 408, 413, 415, 422)
 _WITH_CALLER = (401,)
@@ -67,7 +82,7 @@ def document(app: FastAPI) -> dict[str, Any]:
 def _answer(status: int, of: type[Struct] | str | None) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": HTTPStatus(status).phrase}
     if isinstance(of, str):
-        answer["content"] = {of: {"schema": {"type": "string"}}}
+        answer["content"] = {of: {"schema": _EVENT if of == EVENT_STREAM else {"type": "string"}}}
     elif of is not None:
         answer["content"] = {"application/json": {"schema": _reference(of)}}
     return answer

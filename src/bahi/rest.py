@@ -16,6 +16,7 @@ from api.routes.broker import PaperLogin
 from api.security.box import SecretBox
 from api.security.keys import SecretKeys
 from api.security.passwords import Passwords
+from api.stream.streams import Streams, StreamTerms
 from bahi.audit import SqlStories
 from bahi.database.accounts import SqlAccounts
 from bahi.database.halts import SqlHalts
@@ -77,18 +78,22 @@ def rest_dependencies(
     kite: KiteTerms | None = None,
     hint: Hint | None = None,
     watches: Sequence[ArchiveWatch] | None = None,
-    archive_patience: float = 1.0,
+    archive_patience: float | None = None,
+    stream_terms: StreamTerms | None = None,
     checks: Mapping[str, Check] | None = None,
     auth_limits: AuthLimits | None = None,
     passwords: Passwords | None = None,
     registry: CollectorRegistry | None = None,
 ) -> Dependencies:
     """`desks` is by partition; `redis` counts the rate limits; `logins` is paper trading alone unless given; `hint`
-    tells who reads the order books, nobody unless given. With `watches`, by partition, answers wait for the archive, at
-    most `archive_patience` seconds."""
+    tells who reads the order books, nobody unless given. `watches`, by partition, hear how far the archive is. With
+    `archive_patience` (seconds) answers wait for it, at most so long. Close `streams` of what is returned, and the
+    watches."""
     registry = registry or CollectorRegistry()
     desks = [msgspec.structs.replace(desk, log=noted(desk.log)) for desk in desks]
     desk = desks[0]
+    watches = watches or [ArchiveWatch(desk.log) for desk in desks]
+    history = SqlHistory(engine, len(desks))
     return Dependencies(
         users=SqlUsers(engine),
         sessions=SqlSessions(engine),
@@ -96,8 +101,9 @@ def rest_dependencies(
         halts=SqlHalts(engine),
         idempotency=SqlIdempotency(engine),
         readings=SqlReadings(engine),
-        history=SqlHistory(engine, len(desks)),
+        history=history,
         stories=SqlStories(engine, len(desks)),
+        streams=Streams(history, watches, stream_terms),
         strategies=DeskStrategies(desks),
         logs=[each.log for each in desks],
         redis=redis,
@@ -109,7 +115,7 @@ def rest_dependencies(
         calendar=desk.calendar,
         clock=desk.clock,
         policy=desk.policy,
-        acknowledge=None if watches is None else Acknowledge(watches, archive_patience, registry),
+        acknowledge=None if archive_patience is None else Acknowledge(watches, archive_patience, registry),
         checks=checks or {},
         auth_limits=auth_limits or AuthLimits(),
         passwords=passwords or Passwords(),

@@ -28,7 +28,7 @@ async def logged(world: World, count: int) -> None:
 
 @pytest.mark.parametrize("partitions", [1, 3])
 async def test_a_write_is_answered_once_the_archive_has_it(opened: OpenWorld, partitions: int) -> None:
-    async with opened(watched=True, archive_patience=LONG, partitions=partitions) as world:
+    async with opened(archive_patience=LONG, partitions=partitions) as world:
         arriving = asyncio.create_task(world.trader())
         while not arriving.done():
             for desk in world.desks:
@@ -46,7 +46,7 @@ async def test_a_write_is_answered_once_the_archive_has_it(opened: OpenWorld, pa
 
 
 async def test_what_appends_nothing_waits_for_nothing(opened: OpenWorld) -> None:
-    async with opened(watched=True, archive_patience=0.01) as world:
+    async with opened(archive_patience=0.01) as world:
         trader = await world.trader()
         world.deps.acknowledge._patience = LONG  # type: ignore[union-attr]
         assert (await trader.post("/strategy/create", STRATEGY | {"quantity": 0})).status_code == 422
@@ -54,7 +54,7 @@ async def test_what_appends_nothing_waits_for_nothing(opened: OpenWorld) -> None
 
 
 async def test_without_an_archive_it_is_answered_all_the_same_and_that_is_counted(opened: OpenWorld) -> None:
-    async with opened(watched=True, archive_patience=0.01) as world:
+    async with opened(archive_patience=0.01) as world:
         trader = await world.trader()
         registry = world.deps.registry
         before = registry.get_sample_value("bahi_answers_before_archive_total")
@@ -67,7 +67,7 @@ async def test_without_an_archive_it_is_answered_all_the_same_and_that_is_counte
 
 
 async def test_an_answer_is_kept_for_repetition_only_once_the_archive_has_it(opened: OpenWorld) -> None:
-    async with opened(watched=True, archive_patience=LONG) as world:
+    async with opened(archive_patience=LONG) as world:
         arriving = asyncio.create_task(world.trader())
         while not arriving.done():
             await archived(world)

@@ -117,6 +117,24 @@ async def test_filters_leave_just_what_they_say(
     assert await positions(from_=10**9) == await positions(until="2001-01-01T00:00:00Z") == []
 
 
+async def test_a_rare_event_is_looked_for_stretch_by_stretch(
+    world: World, lived: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.audit.search.STRETCH", 2)
+    monkeypatch.setattr("api.audit.search.MOST", 4)
+    auditor = await world.auditor()
+    found, pages, params = [], 0, {"type": ["STRATEGY_UPDATED", "STRATEGY_CREATED"]}
+    while True:
+        page = await told(auditor, "/audit/events", **params)
+        found += [each["type"] for each in page["events"]]
+        pages += 1
+        if page["next_cursor"] is None:
+            break
+        params["cursor"] = page["next_cursor"]
+    assert found == ["STRATEGY_CREATED", "STRATEGY_CREATED", "STRATEGY_UPDATED"]
+    assert pages == 4, "of 15 positions 4 to the page"
+
+
 async def test_a_parameter_that_makes_no_sense_is_named(world: World, lived: tuple[int, int]) -> None:
     auditor = await world.auditor()
     for name, value in [

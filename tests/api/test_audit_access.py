@@ -38,7 +38,7 @@ async def test_nobody_else_reads_what_is_others(world: World, role: str) -> None
     before = await world.history()
     for name in operations(world):
         refused = name in AUDITORS
-        if name.startswith("GET") and name not in PUBLIC and not name.endswith("/stream"):
+        if name.startswith("GET") and name not in PUBLIC and not name.endswith("/stream"):  # which never ends
             assert (await called(caller, name) == 403) == refused, name
     assert await world.history() == before
 

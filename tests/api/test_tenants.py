@@ -72,13 +72,14 @@ PUBLIC = {
 """Operations without a caller."""
 
 AUDITORS = {
+    "GET /events/stream": "the caller's own unless an auditor's, see test_stream.py",
     "GET /audit/events": "of anybody, for auditors",
     "GET /audit/state": "of anybody, for auditors",
     "GET /audit/diff": "of anybody, for auditors",
     "GET /audit/orders/{tag}": "of anybody, for auditors",
     "GET /audit/users": "of anybody, for auditors",
 }
-"""Operations on what is others': nobody gets the role for them by registering, see test_audit_access.py."""
+"""Operations that can be on what is others': nobody gets the role for them by registering, see test_audit_access.py."""
 
 
 def operations(world: World) -> dict[str, dict[str, Any]]:

@@ -179,10 +179,9 @@ async def open_world(
     *,
     partitions: int = 1,
     keys: Sequence[str] = (KEY,),
-    watched: bool = False,
     **options: Any,
 ) -> AsyncIterator[World]:
-    """The API on these servers. `options` go to `rest_dependencies`. `watched`: it hears how far the archive is."""
+    """The API on these servers. `options` go to `rest_dependencies`."""
     clock = HandClock()
     async with AsyncExitStack() as stack:
         engine = create_engine(database_url, size=5)
@@ -215,13 +214,14 @@ async def open_world(
         for watch in watches:
             stack.push_async_callback(watch.aclose)
         settings: dict[str, Any] = {
-            "watches": watches if watched else None,
+            "watches": watches,
             "auth_limits": UNLIMITED,
             "passwords": Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)),
         }
         deps = rest_dependencies(
             engine=engine, desks=desks, redis=counters, keys=SecretKeys(keys), **(settings | options)
         )
+        stack.push_async_callback(deps.streams.aclose)
         app = create_app(deps)
         client = await stack.enter_async_context(_client(app))
         yield World(app, deps, engine, desks, clock, client, stack)

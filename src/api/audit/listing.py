@@ -10,14 +10,14 @@ from typing import Annotated, Final
 from fastapi import Query
 from msgspec import Struct
 
-from api.audit.points import Span
+from api.audit.ports import Span
 from api.dependencies import Dependencies
 from api.problems import Problem
 
 __all__ = ["AuditCursor", "Listing", "listing"]
 
 AuditCursor = Annotated[
-    str | None, Query(max_length=8000, description="`next_cursor` of the page before; with the same filters")
+    str | None, Query(max_length=4000, description="`next_cursor` of the page before; with the same filters")
 ]
 _BITS: Final = 54
 """Of a number within its partition: positions and ids are below 2**53."""

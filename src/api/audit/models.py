@@ -20,6 +20,7 @@ __all__ = [
     "Change",
     "HistoryEvent",
     "OrderStory",
+    "StreamNotice",
     "Verification",
 ]
 
@@ -38,6 +39,14 @@ class HistoryEvent(Answer):
     causation_id: str
     data: dict[str, Any]
     error: Annotated[str | None, Meta(description="why it cannot be read; its bytes are kept")] = None
+
+
+class StreamNotice(Answer):
+    """What a stream says of itself: `reset` (events that were told were lost; it goes on after `after`) or `end`."""
+
+    code: str
+    detail: str
+    after: str | None = None
 
 
 class AuditEventPage(Answer):

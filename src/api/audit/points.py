@@ -12,12 +12,12 @@ from fastapi import Query
 from msgspec import Struct
 
 from api import answers
-from api.audit.ports import End, History
+from api.audit.ports import End, History, Span
 from api.dependencies import Dependencies
 from api.problems import FieldProblem, Problem, invalid
 from domain.values import Instant
 
-__all__ = ["LONGEST", "PointText", "Span", "the_point", "the_span"]
+__all__ = ["LONGEST", "PointText", "the_point", "the_span"]
 
 LONGEST: Final = 40
 """Characters of a point."""
@@ -43,14 +43,6 @@ class _Point(Struct, frozen=True):
     partition: int = 0
     position: int = 0
     at: Instant | None = None
-
-
-class Span(Struct, frozen=True):
-    """The positions after + 1 … until of a partition."""
-
-    partition: int
-    after: int
-    until: int
 
 
 def _parse(text: str, field: str, partitions: int) -> _Point:

@@ -17,6 +17,7 @@ __all__ = [
     "NoExport",
     "NoVerdict",
     "Person",
+    "Span",
     "Stories",
     "Verdict",
     "Verifier",
@@ -33,12 +34,22 @@ class End(Struct, frozen=True):
     recorded_at: Instant = 0
 
 
+class Span(Struct, frozen=True):
+    """The positions after + 1 … until of a partition."""
+
+    partition: int
+    after: int
+    until: int
+
+
 class Where(Struct, frozen=True, kw_only=True):
     """Which events: those for which all of this holds."""
 
     user_id: int | None = None
     strategy_id: int | None = None
     types: tuple[str, ...] = ()
+    users: tuple[int, ...] | None = None
+    """Of any of these users."""
 
 
 class HistoryRow(Struct, frozen=True):
@@ -67,7 +78,7 @@ class History(Protocol):
         """By partition."""
         ...
 
-    async def events(self, partition: int, after: int, until: int, where: Where, limit: int) -> Sequence[HistoryRow]:
+    async def events(self, partition: int, after: int, until: int, where: Where, limit: int) -> list[HistoryRow]:
         """The first ones of positions after + 1 … until, in order."""
         ...
 

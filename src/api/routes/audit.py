@@ -20,8 +20,9 @@ from api.audit.models import (
     Change,
     OrderStory,
 )
-from api.audit.points import PointText, Span, the_point, the_span
-from api.audit.ports import HistoryRow, Where
+from api.audit.points import PointText, the_point, the_span
+from api.audit.ports import Span, Where
+from api.audit.search import search
 from api.audit.states import changes, fold, plain_state
 from api.dependencies import Dependencies, Deps
 from api.history import history_event
@@ -56,7 +57,8 @@ async def audit_events(
     limit: Limit = 50,
     cursor: AuditCursor = None,
 ) -> Response:
-    """What happened, in the log's order (partition by partition), up to when the first page was asked for."""
+    """What happened, in the log's order (partition by partition), up to when the first page was asked for. A page that
+    took too long to fill is short: only one without `next_cursor` is the last."""
     types = None if type is None else ",".join(type)
     filters = {"user_id": user_id, "strategy_id": strategy_id, "type": types, "from": from_, "until": until}
     await record_read(deps, caller, request, "events", **filters, cursor=cursor and "further page", limit=limit)
@@ -66,14 +68,9 @@ async def audit_events(
 
     page = await listing(deps, caller.user_id, "audit/events", list(filters.values()), cursor, resolve)
     where = Where(user_id=user_id, strategy_id=strategy_id, types=tuple(type or ()))
-    rows: list[HistoryRow] = []
-    for span in _left(page):
-        rows += await deps.history.events(span.partition, span.after, span.until, where, limit + 1 - len(rows))
-        if len(rows) > limit:
-            break
-    last = rows[limit - 1] if len(rows) > limit else None
-    next_cursor = None if last is None else page.next(deps, last.partition, last.raw.position)
-    events = [history_event(deps, row) for row in rows[:limit]]
+    rows, more = await search(deps.history, _left(page), where, limit)
+    next_cursor = None if more is None else page.next(deps, *more)
+    events = [history_event(deps, row) for row in rows]
     return answers.json(AuditEventPage(events=events, next_cursor=next_cursor))
 
 

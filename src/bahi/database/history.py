@@ -40,6 +40,8 @@ class SqlHistory:
         those = _between(partition, after, until)
         if where.user_id is not None:
             those.append(events.c.user_id == where.user_id)
+        if where.users is not None:
+            those.append(events.c.user_id == any_(literal(list(where.users), ARRAY(BigInteger))))
         if where.strategy_id is not None:
             those.append(events.c.strategy_id == where.strategy_id)
         if where.types:

@@ -1,6 +1,5 @@
 """The role `api`: the REST application, served by uvicorn."""
 
-import asyncio
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,6 +70,7 @@ class RestRole:
             registry=house.metrics.registry,
             checks={part: instrument_check(part, check, house.metrics) for part, check in checks.items()},
         )
+        self._streams = deps.streams
         self._socket = _listen(house.settings.http_host, house.settings.http_port)
         config = uvicorn.Config(
             create_app(deps),
@@ -88,13 +88,16 @@ class RestRole:
         try:
             await self._server.serve(sockets=[self._socket])
         finally:
+            for each in getattr(self._server, "servers", ()):  # when it was cancelled; a drained one has closed them
+                each.close()
             self._socket.close()
+            await self._streams.aclose()
             for watch in self._watches:
                 await watch.aclose()
 
     async def stop(self) -> None:
         self._server.should_exit = True
-        await asyncio.sleep(0)
+        await self._streams.aclose()
 
 
 class _Server(uvicorn.Server):
