@@ -1,0 +1,381 @@
+"""One moment of the drill: a day is played, at the moment something breaks, and the day goes on with what is left."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import psycopg
+from msgspec import Struct, field
+from sqlalchemy.exc import SQLAlchemyError
+
+from bahi.clock import SystemClock
+from bahi.database.engine import create_engine
+from bahi.drill.checks import (
+    Books,
+    Found,
+    check,
+    held_back,
+    holdings,
+    read_books,
+    read_history,
+    unwatched,
+)
+from bahi.drill.crew import Process
+from bahi.drill.day import Day
+from bahi.drill.plan import DayPlan
+from bahi.drill.rows import Layout, Moment, Row
+from bahi.drill.stage import Stage
+from bahi.drill.users import Users
+from domain.strategy import State
+from domain.values import HOUR, MINUTE, SECOND, Duration, Instant
+from eventstore.archive import PostgresArchive
+from eventstore.clients import log_client
+from eventstore.envelope import Ids
+from eventstore.epochs import held
+from eventstore.errors import LogError
+from eventstore.keys import Keys
+from eventstore.log import EventLog
+from projections.live import live_states
+from projections.runtime import DEFAULTS
+
+__all__ = ["Result", "Stand"]
+
+T = TypeVar("T")
+
+LOOK_EVERY: Final[Duration] = 5 * SECOND
+LOOK_FOR: Final[Duration] = 10 * MINUTE
+"""After the break, positions and stops are looked at as soon as nothing is in doubt any more; that must be by then."""
+
+
+class Result(Struct, kw_only=True):
+    """What came of a moment. `trading_after`: seconds of real time from the start of what was killed until the engine
+    had done all that there was to do. `exits_held`, `entries_held`: microseconds of the market's time for which they
+    waited for the order book. `only_redis`: events that were nowhere but in what was destroyed."""
+
+    moment: Moment
+    found: Found = field(default_factory=Found)
+    happened_at: Instant = 0
+    trading_after: float = 0.0
+    exits_held: Duration = 0
+    entries_held: Duration = 0
+    only_redis: int = 0
+    events: int = 0
+    orders: int = 0
+    acknowledged: int = 0
+    torn: int = 0
+    epochs: int = 1
+    reopened: int = 0
+    seconds: float = 0.0
+
+
+class Stand:
+    """A stage with its processes, used for one moment after the other. A context manager."""
+
+    def __init__(self, stage: Stage, plan: DayPlan) -> None:
+        self.stage = stage
+        self.plan = plan
+        self._idle: list[Process] = []
+        self._effects: dict[Layout, int] = {}
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        self._runner.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for process in self._idle:
+            process.kill()
+        self._runner.__exit__(kind, error, tb)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(work)
+
+    def process(self) -> Process:
+        """An idle one, or a new one."""
+        return self._idle.pop() if self._idle else self.new_process()
+
+    def new_process(self) -> Process:
+        return Process(self.stage.environment(), self.stage.home / "hosts.log")
+
+    def give_back(self, process: Process) -> None:
+        self._idle.append(process)
+
+    def play(self, moment: Moment) -> Result:
+        """The moment's day. What the engine did wrong is in the result. How many effects a day has is counted on a
+        first one on which nothing is broken, and which has to be faultless too."""
+        if moment.layout not in self._effects:
+            quiet = Round(self, moment, 0)
+            if (result := quiet.play()).found.all():
+                return result
+            self._effects[moment.layout] = quiet.effects
+        return Round(self, moment, self._effects[moment.layout]).play()
+
+
+class Round:
+    """A day with one moment. `effects`: how many the process that is to be broken has on such a day; 0: none breaks."""
+
+    def __init__(self, stand: Stand, moment: Moment, effects: int) -> None:
+        self.effects = effects
+        self.result = Result(moment=moment)
+        self._stand = stand
+        self._stage = stand.stage
+        self._moment = moment
+        self._rng = moment.rng()
+        self._known: dict[int, bytes] = {}
+        self._copied = not moment.copies
+        self._broken = False
+        self._processes: list[Process] = []
+
+    def play(self) -> Result:
+        begun = time.perf_counter()
+        try:
+            self._play()
+        except (RuntimeError, OSError, LogError, SQLAlchemyError, psycopg.Error) as error:
+            self.result.found.broken.append(f"the day broke off: {type(error).__name__}: {error}")
+            for process in self._processes:
+                process.kill()
+        self.result.seconds = time.perf_counter() - begun
+        return self.result
+
+    def _play(self) -> None:
+        stand, plan, moment = self._stand, self._stand.plan, self._moment
+        strategies = [
+            (number, self._stage.users[user], config) for number, (user, config) in enumerate(plan.strategies, 1)
+        ]
+        self._stage.clear(len(strategies))
+        users = Users(self._stage.users, [number for number, *_ in strategies], self._stage.tokens())
+        day = Day(
+            plan,
+            self._processes,
+            users,
+            archives=lambda: self._rng.random() < moment.archives,
+            on_death=self._on_death,
+            before_end=self._at_the_latest,
+        )
+        self._day = day
+        try:
+            for roles in moment.layout:
+                self._processes.append(process := stand.process())
+                process.open(self._stage.environment(), roles, day.now)
+            self._reopened_before = sum(process.reopened for process in self._processes)
+            victim = self._processes[0]
+            victim.on_stop = self._on_stop
+            self._processes[-1].ask({"do": "create", "asked": strategies, "now": day.now})
+            day.settle(archive=True)
+            before = victim.ask({"do": "moments"})["moments"]
+            if self.effects:
+                self._arm(victim)
+            day.play()
+            if not self.effects:
+                self.effects = victim.ask({"do": "moments"})["moments"] - before
+            self._audit(users)
+            for process in self._processes:
+                process.ask({"do": "arm", "at": []})
+                process.ask({"do": "close"})
+                stand.give_back(process)
+        finally:
+            users.close()
+
+    def _arm(self, victim: Process) -> None:
+        at = max(2, int(self.effects * self._moment.at))
+        armed: list[tuple[int, str]] = [(at, "kill" if self._moment.dies else "stop")]
+        if self._moment.copies:
+            armed.insert(0, (max(1, min(at - 1, int(self.effects * self._moment.copied_at))), "stop"))
+        victim.ask({"do": "arm", "at": armed})
+
+    # --- the moment --------------------------------------------------------------------------------------------------
+
+    def _on_stop(self, process: Process) -> None:
+        """The process stands still: a copy is made, or what it lives through happens."""
+        if not self._copied:
+            self._copied = True
+            (self._stage.copy_redis if self._moment.row is Row.OLDER_REDIS else self._stage.copy_postgres)()
+            return
+        self._break()
+        self._since = time.perf_counter()
+        self._mend()
+        self._day.at_rest = self._again
+
+    def _on_death(self, day: Day, process: Process) -> None:
+        """The process is gone; the others live on, or go with it. After a while by the market's time all is back."""
+        process.kill()
+        if self._broken or not self.effects:
+            raise RuntimeError(f"the process of {', '.join(process.roles)} ended by itself")
+        dead = [process] if self._moment.alone else list(self._processes)
+        for each in dead:
+            self._processes.remove(each)
+            each.kill()
+        self._break()
+        if self._moment.outage:
+            day.at(day.now + self._moment.outage, lambda: self._restart(dead))
+        else:
+            self._restart(dead)
+
+    def _restart(self, dead: list[Process]) -> None:
+        self._since = time.perf_counter()
+        self._mend()
+        heirs = [self._stand.new_process() for _ in dead]
+        for heir, process in zip(heirs, dead, strict=True):
+            heir.open(self._stage.environment(), process.roles, self._day.now)
+        self._processes[:0] = heirs
+        self._day.at_rest = self._measure
+
+    def _at_the_latest(self) -> None:
+        """The day had fewer effects than the quiet one: then it happens at its end."""
+        if self._broken or not self.effects:
+            return
+        victim = self._processes[0]
+        if self._moment.copies and not self._copied:
+            self._on_stop(victim)
+        if self._moment.dies:
+            self._on_death(self._day, victim)
+        else:
+            self._on_stop(victim)
+
+    def _again(self) -> None:
+        """What was under way has ended; what it was that broke is felt at the latest by what begins now."""
+        self._day.at_rest = self._measure
+        self._day.settle()
+
+    def _measure(self) -> None:
+        """Everything that could be done was done: the engine trades."""
+        if self._moment.row is not Row.POSTGRES:
+            self.result.trading_after = time.perf_counter() - self._since
+            self._look_at(self._day.now + LOOK_EVERY, self._day.now + LOOK_FOR)
+
+    def _break(self) -> None:
+        stage, row = self._stage, self._moment.row
+        self._broken = True
+        self.result.happened_at = self._day.now
+        intact = row not in (Row.TORN, Row.TORN_LIVE, Row.EMPTIED, Row.OLDER_REDIS)
+        before = stage.redis_position()
+        self._known = stage.archived() | (stage.streamed() if intact else {})
+        if row in (Row.REDIS, Row.TORN, Row.TORN_LIVE, Row.EMPTIED, Row.OLDER_REDIS, Row.BOTH):
+            stage.redis.kill()
+        if row in (Row.OLDER_ARCHIVE, Row.POSTGRES, Row.BOTH):
+            stage.postgres.kill()
+        match row:
+            case Row.TORN | Row.TORN_LIVE:
+                self.result.torn = stage.tear(self._rng)
+            case Row.EMPTIED:
+                stage.empty_redis()
+            case Row.OLDER_REDIS:
+                stage.restore_redis()
+            case Row.OLDER_ARCHIVE:
+                stage.restore_postgres()
+            case _:
+                pass
+        self._held_before = before
+
+    def _mend(self) -> None:
+        """Starts the servers again; what the engine makes of them is its own."""
+        stage = self._stage
+        if not stage.redis.is_running:
+            stage.redis.start()
+        if self._moment.row is Row.POSTGRES:
+            self._day.at(self._day.now + HOUR, self._database_back)
+        elif not stage.postgres.is_running:
+            stage.postgres.start()
+        reached = max(stage.redis_position(), max(self._known, default=0))
+        self.result.only_redis = max(0, self._held_before - reached)
+
+    def _database_back(self) -> None:
+        begun = time.perf_counter()
+        self._stage.postgres.start()
+        self._day.settle(archive=True)
+        self.result.trading_after = time.perf_counter() - begun
+        self._look_at(self._day.now + LOOK_EVERY, self._day.now + LOOK_FOR)
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def _look_at(self, at: Instant, until: Instant) -> None:
+        """Are all positions and stops there again? As soon as nothing is in doubt."""
+
+        def look() -> None:
+            self._day.settle(archive=True)
+            states, books, log_ids = self._stand.run(self._see())
+            doubtful = [state for state in states if state.settle_after or state.unresolved]
+            if doubtful and self._day.now < until:
+                self._look_at(self._day.now + LOOK_EVERY, until)
+                return
+            found = self.result.found
+            found.broken += [f"strategy {state.id} is still in doubt" for state in doubtful if state.settle_after]
+            held = holdings(books, log_ids)
+            for state in states:
+                ours, theirs = state.open_quantity + state.surfaced, held.pop(state.id, 0)
+                if not state.unresolved and ours != theirs:
+                    found.positions.append(
+                        f"afterwards strategy {state.id} knew of {ours} shares, the broker of {theirs}"
+                    )
+            found.positions += [f"afterwards strategy {each} was forgotten" for each, shares in held.items() if shares]
+            for process in self._processes:
+                if "market" in process.roles:
+                    found.stops += unwatched(states, process.ask({"do": "stops"})["stops"])
+
+        self._day.at(at, look)
+
+    def _audit(self, users: Users) -> None:
+        self.result.acknowledged = len(users.acknowledged)
+        self.result.reopened = sum(process.reopened for process in self._processes) - self._reopened_before
+        self._stand.run(self._final(users))
+
+    async def _see(self) -> tuple[list[State], Books, frozenset[str]]:
+        engine = create_engine(self._stage.postgres.url)
+        log = await self._log(PostgresArchive(engine))
+        try:
+            _, states, _ = await live_states(log)
+            return states, await self._books(), log.log_ids
+        finally:
+            await log.aclose()
+            await engine.dispose()
+
+    async def _final(self, users: Users) -> None:
+        result = self.result
+        engine = create_engine(self._stage.postgres.url)
+        log = await self._log(PostgresArchive(engine))
+        try:
+            history = await read_history(log)
+            books = await self._books()
+            found = await check(
+                log,
+                history,
+                books,
+                users=self._stage.users,
+                acknowledged=users.acknowledged,
+                known=self._known,
+            )
+            result.found.add(found)
+            result.events = len(history.records)
+            result.orders = len(books.rows)
+            result.epochs = len(log.lineage)
+            result.exits_held, result.entries_held = held_back(history)
+        finally:
+            await log.aclose()
+            await engine.dispose()
+
+    async def _log(self, archive: PostgresArchive) -> EventLog:
+        """The log as it is, for reading: nothing is recovered here."""
+        redis, keys = log_client(self._stage.redis.url), Keys()
+        try:
+            here = await held(redis, keys)
+            if not here.lineage:
+                raise RuntimeError("Redis holds no log")
+            newest = here.lineage[-1]
+            return EventLog(
+                redis,
+                keys=keys,
+                clock=SystemClock(),
+                ids=Ids("drill"),
+                epoch=newest.epoch,
+                defaults=DEFAULTS,
+                archive=archive,
+                log_id=newest.log_id,
+                lineage=here.lineage,
+            )
+        finally:
+            await redis.aclose()
+
+    async def _books(self) -> Books:
+        return await read_books(self._stage.home / "paper.db", [f"PAPER-{user_id}" for user_id in self._stage.users])

@@ -1,0 +1,146 @@
+"""The matrix for people: a table for the terminal, and a document."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from bahi.drill.rows import Row
+from bahi.drill.tally import Spread, Tally
+
+__all__ = ["COLUMNS", "DONE", "cells", "document"]
+
+DONE: Final = {
+    Row.WORKER: "the only worker gets SIGKILL at one of its effects; the others go on without it for up to 90 s",
+    Row.SCHEDULER: "the same for the scheduler",
+    Row.LISTENER: "the same for the market listener: ticks of that time are lost",
+    Row.REDIS: "redis-server gets SIGKILL under the running engine and is started on its append-only file",
+    Row.TORN: "engine and redis-server get SIGKILL; up to 32 KiB are cut off the append-only file, at any byte",
+    Row.TORN_LIVE: "the same, but the engine's processes live through it",
+    Row.EMPTIED: "redis-server gets SIGKILL, its data folder is deleted",
+    Row.OLDER_REDIS: "redis-server gets SIGKILL, an earlier copy of its data folder is put back",
+    Row.OLDER_ARCHIVE: "PostgreSQL gets SIGKILL, an earlier copy of its cluster is put back",
+    Row.POSTGRES: "PostgreSQL gets SIGKILL and stays away for an hour of the market's time; trading goes on",
+    Row.BOTH: "redis-server and PostgreSQL get SIGKILL at once and are started again",
+}
+"""What is done in each row, exactly."""
+
+COLUMNS: Final = (
+    "row",
+    "moments",
+    "lost acked",
+    "forgotten positions",
+    "forgotten stops",
+    "duplicate orders",
+    "reused positions",
+    "other violations",
+    "only Redis had: p50 / max",
+    "restarted → trading s: p50 / max",
+    "lived on → trading s: p50 / max",
+    "exits held, market s",
+)
+
+
+def cells(each: Tally) -> list[str]:
+    return [
+        str(each.row),
+        str(each.moments),
+        str(each.lost_acknowledged),
+        str(each.forgotten_positions),
+        str(each.forgotten_stops),
+        str(each.duplicate_orders),
+        str(each.reused_positions),
+        str(each.other_violations),
+        _spread(each.only_redis, 0),
+        _spread(each.restarted, 2),
+        _spread(each.lived_on, 2),
+        _spread(each.exits_held, 0),
+    ]
+
+
+def _spread(spread: Spread | None, digits: int) -> str:
+    return "–" if spread is None else f"{spread.p50:.{digits}f} / {spread.max:.{digits}f}"
+
+
+def document(tallies: Sequence[Tally], moments: int, seed: int) -> str:
+    """The matrix as a Markdown document."""
+    rows = " ".join(f"--row {each.row}" for each in tallies) if len(tallies) < len(Row) else ""
+    asked = f"bahi drill --moments {moments} --seed {seed}" + (f" {rows}" if rows else "")
+    violations = [violation for each in tallies for violation in each.violations]
+    told = [f"- `--row {each.row} --moment {each.moment} --seed {each.seed}`: {each.what}" for each in violations] or [
+        "None: nothing acknowledged was lost, no position or stop was forgotten, no order was placed twice."
+    ]
+    return "\n".join(
+        [
+            "# What survives: the matrix of kills and losses",
+            "",
+            f"Written by `{asked} --report FILE`. A moment is repeated with `--row ROW --moment NUMBER --seed {seed}`.",
+            "",
+            _table(COLUMNS, [cells(each) for each in tallies]),
+            "",
+            _sums(tallies),
+            "",
+            "## Violations",
+            "",
+            *told,
+            "",
+            "## What is done",
+            "",
+            _table(
+                ("row", "what is broken", "processes died", "lived through it"),
+                [[str(each.row), DONE[each.row], str(each.died), str(each.lived)] for each in tallies],
+            ),
+            "",
+            EXPLAINED,
+        ]
+    )
+
+
+EXPLAINED: Final = """\
+## How
+
+Each moment is a trading day of its own: 36 strategies that are armed before the open and six that users create in
+the course of it, 500 to 700 events, 40 to 50 orders at a paper broker that takes 300 ms to answer, fills in parts,
+rejects, loses answers and lets orders surface late. Redis and PostgreSQL are real, the engine's roles run in processes
+of their own, which die by SIGKILL; users speak HTTP to the REST application. Only time is not real: the day's clock
+stands still while anything can be done, then moves to whatever comes first, so a day takes seconds.
+
+A moment is an effect of the engine that others can see (an append or an acknowledgement in Redis, a change of the
+broker's book, a commit in PostgreSQL), and either the instant before it is sent or the one after it was sent and before
+its answer is read: a process cannot die at any other moment so that the world could tell. Which one is drawn from the
+seed. A process that lives through a moment is stopped by SIGSTOP at that instant and goes on when the damage is done;
+in some of these moments the worker has a process of its own. To be hard on the engine, the archive is behind by a
+random number of steps, up to minutes of the market's time; in `bahi run` it is some hundredths of a second.
+
+**Acknowledged** is what a user was told, that is a REST answer with success, and what the broker holds. The engine's
+own events that only Redis had when it was lost for good cannot be brought back; they are *only Redis had* in the table.
+What they stood for is made anew: triggers fire again, orders are found in the broker's book by their tags
+(ORDER_RECOVERED). So nothing is placed twice and no position is forgotten, but the price is time: after such a loss
+exits wait until the book has been read after every sender has certainly given up (*exits held*: deadline, request
+time-out, clock skew and quarantine of `.env.example`, by the market's clock), and entries for the long quarantine.
+
+Afterwards, as soon as nothing is in doubt any more, every strategy's shares are compared with the broker's trades, and
+every stop that ought to be watched with those that the listener watches. At the end of the day all of it is audited:
+every acknowledged request is in the history; every order of the book has its intent or its ORDER_RECOVERED; nobody
+bought more often than was asked for; no position that was archived or acknowledged means another event; positions and
+versions are gapless; replay equals the live state field by field; archive and log are equal; the invariants of the
+architecture hold; every run has ended and every order is final.
+
+**Start → trading** is real time. *Restarted*: from the start of what was killed, servers and Python interpreter
+included, until the house is open, the states are loaded and the worker has done everything that there was to do.
+*Lived on*: the same for processes that lived through it, from the start of the server. For `postgres-down`, where
+trading never stops, it is the time from the start of PostgreSQL until the archive has caught up.
+"""
+
+
+def _sums(tallies: Sequence[Tally]) -> str:
+    moments = sum(each.moments for each in tallies)
+    return (
+        f"{moments:,} moments, {sum(each.events for each in tallies):,} events, "
+        f"{sum(each.orders for each in tallies):,} orders at the broker, "
+        f"{sum(each.acknowledged for each in tallies):,} acknowledged requests; "
+        f"a new epoch of the log began in {sum(each.epochs for each in tallies):,} of the moments."
+    )
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])

@@ -1,0 +1,94 @@
+"""What is broken: the rows of the matrix."""
+
+import random
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from domain.values import SECOND, Duration
+
+__all__ = ["EVERY", "Layout", "Moment", "Row", "draw_moment"]
+
+ALL: Final = ("api", "worker", "scheduler", "market", "updates", "archive")
+LONGEST: Final[Duration] = 90 * SECOND
+Layout = tuple[tuple[str, ...], ...]
+"""The roles of each process; the first is the one that is broken."""
+
+
+class Row(StrEnum):
+    WORKER = "worker-killed"
+    SCHEDULER = "scheduler-killed"
+    LISTENER = "listener-killed"
+    REDIS = "redis-killed"
+    TORN = "torn-aof"
+    TORN_LIVE = "torn-aof-live"
+    EMPTIED = "redis-emptied"
+    OLDER_REDIS = "redis-older"
+    OLDER_ARCHIVE = "archive-older"
+    POSTGRES = "postgres-down"
+    BOTH = "both-killed"
+
+
+EVERY: Final = tuple(Row)
+
+_SPLIT: Final = {Row.WORKER: "worker", Row.SCHEDULER: "scheduler", Row.LISTENER: "market"}
+_LIVE: Final = {Row.REDIS, Row.TORN_LIVE, Row.POSTGRES}
+_DEAD: Final = {*_SPLIT, Row.TORN}
+
+
+class Moment(Struct, frozen=True, kw_only=True):
+    """One moment of a row: everything that is left to chance. The same for the same row, number and seed.
+
+    `at` is the share of the day's effects after which it comes, `copied_at` that after which an older copy was made;
+    `dies`: the processes of the engine die with it, else they live through it. `outage` is how long by the market's
+    time they are away then. `archives` is how probable it is that
+    the archive has caught up at a time when everything else is done.
+    """
+
+    row: Row
+    number: int
+    seed: int
+    at: float
+    copied_at: float
+    dies: bool
+    outage: Duration
+    archives: float
+    apart: str
+    """The role that has a process of its own; empty: all are in one process."""
+
+    @property
+    def layout(self) -> Layout:
+        return ((self.apart,), tuple(role for role in ALL if role != self.apart)) if self.apart else (ALL,)
+
+    @property
+    def alone(self) -> bool:
+        """Whether only the first process dies, and the others go on without it."""
+        return self.row in _SPLIT
+
+    @property
+    def copies(self) -> bool:
+        """Whether an older copy is put in the place of what is broken."""
+        return self.row in (Row.OLDER_REDIS, Row.OLDER_ARCHIVE)
+
+    def rng(self) -> random.Random:
+        """For what is drawn when it comes."""
+        return random.Random(f"moment/{self.seed}/{self.row}/{self.number}/then")
+
+
+def draw_moment(row: Row, number: int, seed: int) -> Moment:
+    rng = random.Random(f"moment/{seed}/{row}/{number}")
+    at = rng.uniform(0.02, 0.7 if row is Row.POSTGRES else 0.97)
+    dies = row in _DEAD or (row not in _LIVE and number % 2 == 0)
+    apart = _SPLIT.get(row, "worker" if not dies and rng.random() < 0.4 else "")
+    return Moment(
+        row=row,
+        number=number,
+        seed=seed,
+        at=at,
+        copied_at=rng.uniform(0, at),
+        dies=dies,
+        outage=rng.choice((0, rng.randint(0, LONGEST))) if dies else 0,
+        archives=rng.choice((1.0, 0.3, 0.05)),
+        apart=apart,
+    )
