@@ -15,12 +15,14 @@ import structlog
 from msgspec import structs
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
+from sqlalchemy import distinct, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.security.box import SecretBox
 from api.security.keys import SecretKeys
 from bahi.clock import SystemClock
 from bahi.database.engine import create_engine
+from bahi.database.ids import keep_ids_ahead
 from bahi.database.instruments import SqlInstruments
 from bahi.database.migrate import migrate
 from bahi.hints import Hints
@@ -44,9 +46,10 @@ from domain.clock import Clock
 from domain.facts import Policy
 from domain.values import SECOND, Duration, Tick
 from eventstore.archive import PostgresArchive
+from eventstore.archive_tables import epochs
 from eventstore.clients import command, log_client
-from eventstore.errors import LogUnavailable, NeedsRecovery
-from eventstore.keys import Keys, price
+from eventstore.errors import LogUnavailable, NeedsRecovery, PartitionMismatch
+from eventstore.keys import PARTITIONS, Keys, price
 from eventstore.log import EventLog
 from eventstore.open import open_log
 from eventstore.vouching import stopping_in_good_order
@@ -163,11 +166,13 @@ async def open_house(
         tick_to_order = tick_to_order or TickToOrder(metrics.tick_to_order.observe)
         paper = PaperBrokers(exchange, functools.partial(sessions.connected, "paper"))
         brokers = InstrumentedBrokers(AllBrokers(paper, kite.brokers), metrics, clock, tick_to_order)
+        await _same_partitions(redis, engine, settings.partitions)
         for partition in range(settings.partitions):
             opened = await _open_partition(
                 settings, redis_url, PostgresArchive(engine, partition), clock, policy, writer, progress
             )
             stack.push_async_callback(opened.aclose)
+            await keep_ids_ahead(opened, engine)
             logs.append(instrument_log(opened, metrics))
         if owned:
             stack.push_async_exit(functools.partial(_in_good_order, redis, logs))
@@ -207,6 +212,18 @@ async def open_house(
             redis_url=redis_url,
             database_url=database_url,
             paper_file=paper_file,
+        )
+
+
+async def _same_partitions(redis: "Redis", engine: AsyncEngine, wanted: int) -> None:
+    """A Redis that was lost does not know any more how many partitions there are; the archive does."""
+    if await command(redis, "GET", PARTITIONS) is not None:
+        return
+    async with engine.connect() as connection:
+        stored = await connection.scalar(select(func.count(distinct(epochs.c.partition))))
+    if stored and stored != wanted:
+        raise PartitionMismatch(
+            f"the archive has {stored} partitions, {wanted} were asked for: set BAHI_PARTITIONS={stored}"
         )
 
 

@@ -18,7 +18,7 @@ from eventstore.archive import PostgresArchive
 from eventstore.batch import WrongEpoch
 from eventstore.envelope import NewEvent
 from eventstore.errors import NeedsRecovery
-from eventstore.vouching import vouch
+from eventstore.vouching import stopping_in_good_order, vouch
 from projections.recovery import Recovered
 from tests.engine.world import StrategyStartRequested, World
 
@@ -122,6 +122,7 @@ async def test_nobody_vouches_for_a_log_that_became_shorter(world: World, server
 
 async def test_a_stop_in_good_order_is_nothing_to_tell(world: World, server: EmbeddedRedis) -> None:
     await world.running()
+    await stopping_in_good_order(world.log.redis, world.log.keys)
     server.stop()
     server.start()
     assert await start_again(world) is None
@@ -145,7 +146,7 @@ async def test_an_order_whose_intent_was_torn_off_is_adopted(world: World, serve
     assert len(await world.of_type(StrategyRecovered)) == 1
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 async def test_a_file_torn_at_any_byte_loses_no_order(world: World, server: EmbeddedRedis, seed: int) -> None:
     """With an archive that is some events behind, or further than what is left of the file."""
     chance = random.Random(seed)

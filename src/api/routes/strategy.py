@@ -156,8 +156,9 @@ def _need_instruments(deps: Dependencies) -> None:
         raise Problem(503, "INSTRUMENTS_NOT_LOADED", detail, headers={"Retry-After": "3"})
 
 
-async def _append_created(attempt: Write[CreateStrategy], strategy_id: int, created: Event) -> None:
-    """The first event of a strategy. If it is there already, an earlier attempt of this request appended it."""
+async def _append_created(attempt: Write[CreateStrategy], strategy_id: int, created: events.StrategyCreated) -> None:
+    """The first event of a strategy. If it is there already, just as it was asked for, an earlier attempt of this
+    request appended it."""
     before = initial(strategy_id)
     after = fold(initial(strategy_id, attempt.user_id), [created])
     result = await attempt.deps.log_of(attempt.user_id).append(
@@ -165,9 +166,10 @@ async def _append_created(attempt: Write[CreateStrategy], strategy_id: int, crea
         expected=0,
         runtime=encode_change(before, after, None, keep_timer=True),
     )
+    done = isinstance(result, Appended)
     if isinstance(result, Conflict) and attempt.again:
-        await _own(attempt.deps, strategy_id, attempt.user_id)
-    elif not isinstance(result, Appended):
+        done = (await _own(attempt.deps, strategy_id, attempt.user_id)).config == created.config
+    if not done:
         raise LogUnavailable(f"strategy {strategy_id} of user {attempt.user_id} not created: {result}")
 
 

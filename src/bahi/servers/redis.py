@@ -22,6 +22,8 @@ from bahi.servers.process import EmbeddedServer, Process, process_on, until
 __all__ = ["EmbeddedRedis", "find_redis_server", "redis_version"]
 
 OLDEST = (6, 2)
+DAMAGED = ("Bad file format", "Unrecoverable error reading", "Short read or OOM", "Wrong signature", "RDB CRC")
+"""How Redis says, in its log, that it cannot read its own data."""
 Fsync = Literal["always", "everysec", "no"]
 
 
@@ -150,7 +152,15 @@ class EmbeddedRedis(EmbeddedServer):
             )
         finally:
             os.close(log)
-        self._await_ready(process, self._answers)
+        try:
+            self._await_ready(process, self._answers)
+        except ServerError as error:
+            if any(sign in str(error) for sign in DAMAGED):
+                raise ServerError(
+                    f"{error}\nIts file is damaged, not only torn at its end. Move {self.folder} away, to keep it, and "
+                    "start again: what Redis held is then restored from the archive in PostgreSQL"
+                ) from error
+            raise
         (self.home / "redis.version").write_text(".".join(map(str, self.version)) + "\n")
         return process
 
