@@ -26,7 +26,7 @@ from eventstore.seals import GENESIS, Seal, hints_of, leaf, merkle_root
 __all__ = ["AT_ONCE", "SealKeys", "Sealing", "SealingStopped"]
 
 AT_ONCE = 5_000
-"""Archived rows read in one call: the writer holds its lock meanwhile."""
+"""Archived rows read in one call at least: the writer holds its lock meanwhile."""
 _PAGE = 250
 _RETRY: Duration = 10 * SECOND
 _BIGGEST = 2**63 - 1
@@ -131,8 +131,9 @@ class Sealing:
             return 0
         made = len(self._made)
         try:
-            if not await self._work(connection, now, rest):
-                await self._work(connection, now, rest)
+            most = max(AT_ONCE, 2 * len(raws))  # more than came, or it would never catch up
+            if not await self._work(connection, now, rest, most):
+                await self._work(connection, now, rest, most)
         except SealingStopped as error:
             self._open, self._key, self._tried_at = None, None, now
             self._tell(str(error))
@@ -163,7 +164,7 @@ class Sealing:
 
     # --- within the transaction -------------------------------------------------------------------------------------
 
-    async def _work(self, connection: AsyncConnection, now: Instant, rest: bool) -> bool:
+    async def _work(self, connection: AsyncConnection, now: Instant, rest: bool, most: int) -> bool:
         """Make what is due. False, if another key or another writer came first: look again."""
         if self._key is None:
             self._key = await self._keys.newest(connection)
@@ -178,7 +179,7 @@ class Sealing:
                     return False
             if it.whole:
                 return not self.due(now, rest=rest) or await self._make(connection, it, len(it.leaves), now)
-            if read >= AT_ONCE:
+            if read >= most:
                 return True
             read += await self._read(connection, it)
 

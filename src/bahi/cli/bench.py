@@ -14,6 +14,7 @@ from bahi.bench.figures import Figure
 from bahi.bench.kite import kite
 from bahi.bench.replaying import memory, replay
 from bahi.bench.stops import buys_at_once, stops
+from bahi.bench.verifying import seals, verifying
 from bahi.bench.world import Fsync
 from bahi.cli.common import Json, fail, out, print_json, run_async
 from bahi.telemetry.logging import configure_logging
@@ -37,6 +38,11 @@ MEASURES: dict[str, tuple[Measure, tuple[Fsync, ...]]] = {
     ),
     "replay": (lambda fsync, quick: replay(fsync, 30_000 if quick else 300_000), ("everysec",)),
     "decode": (lambda _fsync, quick: decoding(100_000 if quick else 500_000), ("everysec",)),
+    "seal": (lambda fsync, quick: seals(fsync, 20_000 if quick else 100_000), ("everysec",)),
+    "verify": (
+        lambda fsync, quick: verifying(fsync, 20_000 if quick else 1_000_000, 500 if quick else 10_000),
+        ("everysec",),
+    ),
     "memory": (lambda fsync, quick: memory(fsync, 500 if quick else 5_000, 30_000), ("everysec",)),
 }
 
