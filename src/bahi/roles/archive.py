@@ -12,8 +12,8 @@ from bahi.roles.base import Partition
 from bahi.seal_keys import SqlSealKeys
 from bahi.telemetry.event_lines import write_event_lines
 from bahi.wiring import House
-from domain.events import AlertTriggered
-from domain.values import HOUR, MINUTE, Code, Duration, Severity
+from domain.events import AlertTriggered, SystemRecovery
+from domain.values import HOUR, MINUTE, SECOND, Code, Duration, Instant, Severity
 from eventstore.archive import OUTAGES
 from eventstore.envelope import Dedupe, NewEvent
 from eventstore.errors import LogUnavailable
@@ -26,6 +26,8 @@ from projections.projector import Lag, Projector
 __all__ = ["ArchiveRole"]
 
 TEND_EVERY: Duration = MINUTE
+WORTH_TELLING: Duration = 10 * SECOND
+"""An outage of PostgreSQL that took so long is told in the log, when everything has been caught up with."""
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +40,10 @@ class ArchiveRole:
         self._lags: dict[int, Lag] = {}
         self._stopped_sealing: dict[int, str] = {}
         """Why, by partition, as long as nobody was alarmed."""
+        self._dark_since: dict[int, Instant] = {}
+        """Since when PostgreSQL has not answered, by partition."""
+        self._caught_up: dict[int, SystemRecovery] = {}
+        """What is to be told of outages that are over, by partition."""
         self._alarmed = asyncio.Event()
         self._held: dict[int, object] = {}
         self.projectors = [self._projector(number) for number in range(len(house.logs))]
@@ -59,7 +65,7 @@ class ArchiveRole:
             sealing=sealing,
             lines=write_event_lines,
             on_lag=self._measure(partition),
-            on_trouble=_report,
+            on_trouble=self._troubled(partition),
         )
 
     async def run(self) -> None:
@@ -84,6 +90,7 @@ class ArchiveRole:
             for partition in range(len(self.projectors)):
                 try:
                     await self._alert(partition)
+                    await self._tell_caught_up(partition)
                     await self.trim(partition)
                     await self.projectors[partition].archive.prepare(self._house.clock.now())
                 except (LogUnavailable, *OUTAGES) as error:
@@ -118,6 +125,11 @@ class ArchiveRole:
         await house.logs[partition].append([NewEvent(alert, dedupe=once_a_day)])
         self._stopped_sealing.pop(partition, None)
 
+    async def _tell_caught_up(self, partition: int) -> None:
+        if (report := self._caught_up.get(partition)) is not None:
+            await self._house.logs[partition].append([NewEvent(report)])
+            del self._caught_up[partition]
+
     # --- telling ----------------------------------------------------------------------------------------------------
 
     def _measure(self, partition: int) -> Callable[[Lag], None]:
@@ -130,8 +142,31 @@ class ArchiveRole:
             position = self.projectors[partition].position
             if position is not None:
                 metrics.archived_position.labels(partition).set(position)
+            if not lag.positions and partition in self._dark_since:
+                self._over(partition, position)
 
         return measured
+
+    def _troubled(self, partition: int) -> Callable[[Exception], None]:
+        def troubled(error: Exception) -> None:
+            _report(error)
+            if not isinstance(error, LogUnavailable):
+                self._dark_since.setdefault(partition, self._house.clock.now())
+
+        return troubled
+
+    def _over(self, partition: int, position: int | None) -> None:
+        """PostgreSQL is back, and has all that happened meanwhile."""
+        dark = self._house.clock.now() - self._dark_since.pop(partition)
+        epoch = self._house.logs[partition].epoch
+        if dark >= WORTH_TELLING:
+            self._caught_up[partition] = SystemRecovery(
+                old_epoch=epoch,
+                new_epoch=epoch,
+                lost={"postgresql": f"away for {dark // SECOND} s"},
+                restored={"archived": str(position)},
+            )
+            self._alarmed.set()
 
     def _sealed(self, seal: Seal) -> None:
         self._house.metrics.sealed_position.labels(seal.partition).set(seal.last)
