@@ -21,10 +21,12 @@ from eventstore.clients import commands
 from eventstore.errors import LogLost, NeedsRecovery
 from eventstore.keys import Keys
 
-__all__ = ["RESTORING", "Epoch", "Held", "archived_lineage", "held", "judge", "record", "restoring"]
+__all__ = ["REJOINING", "RESTORING", "Epoch", "Held", "archived_lineage", "held", "judge", "record", "restoring"]
 
 RESTORING: Final = "restoring:"
 """How the fence begins while the log is being restored: nobody who trades knows it, so nobody can append."""
+REJOINING: Final = "rejoining:"
+"""The same while Redis keeps what it has; the epoch before follows, and a random rest."""
 _LOCK: Final = 0x62616869
 """Of PostgreSQL's advisory locks, with the partition: one process restores."""
 _LOOK_EVERY: Final = 0.1
@@ -41,10 +43,14 @@ class Epoch(Struct, frozen=True, kw_only=True):
 
 
 class Held(Struct, frozen=True):
-    """What Redis holds: its lineage (empty: nothing, or only half of something), and the last position."""
+    """What Redis holds: its lineage (empty: nothing, or only half of something), and the last position.
+
+    `rejoining`: the end of it is in doubt, and whoever was to ask for what is missing did not come to finish.
+    """
 
     lineage: tuple[Epoch, ...]
     position: int
+    rejoining: bool = False
 
 
 async def held(redis: "Redis", keys: Keys) -> Held:
@@ -60,12 +66,14 @@ async def held(redis: "Redis", keys: Keys) -> Held:
     fence, log_id, position, lineage = answers
     if fence is None or log_id is None or position is None or fence.startswith(RESTORING.encode()):
         return Held((), int(position or 0))
+    rejoining = fence.startswith(REJOINING.encode())
+    epoch = fence.decode().split(":")[1] if rejoining else fence.decode()
     known = tuple(msgspec.json.decode(each, type=Epoch) for each in lineage)
     if not known:
-        known = (Epoch(number=1, epoch=fence.decode(), log_id=log_id.decode()),)
-    elif known[-1].epoch != fence.decode():
+        known = (Epoch(number=1, epoch=epoch, log_id=log_id.decode()),)
+    elif known[-1].epoch != epoch:
         return Held((), int(position))
-    return Held(known, int(position))
+    return Held(known, int(position), rejoining)
 
 
 async def archived_lineage(connection: AsyncConnection, partition: int) -> tuple[Epoch, ...]:
@@ -103,6 +111,8 @@ async def record(connection: AsyncConnection, partition: int, lineage: Sequence[
 def judge(here: Held, known: Sequence[Epoch], archived: int) -> None:
     """Whether what Redis holds may be traded on. Raises NeedsRecovery when it lacks what the archive has; LogLost when
     the two are not of one log, for the operator to decide."""
+    if here.rejoining:
+        raise NeedsRecovery("RESTARTED", archived, here.position)
     if not known and not archived:
         return  # there is no archive yet, or none any more: it follows
     if not here.lineage:

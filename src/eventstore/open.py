@@ -66,7 +66,8 @@ async def open_log(
             if not await is_vouched_for(redis, keys):
                 raise NeedsRecovery("RESTARTED", archived, here.position)
         epoch = await _create(redis, keys, random(16))
-        return EventLog(
+        here = await held(redis, keys)
+        log = EventLog(
             redis,
             keys=keys,
             clock=clock,
@@ -75,8 +76,10 @@ async def open_log(
             defaults=defaults,
             archive=archive,
             log_id=log_id,
-            lineage=(await held(redis, keys)).lineage,
+            lineage=here.lineage,
         )
+        log.seen = here.position
+        return log
     finally:
         await redis.aclose()
 

@@ -30,7 +30,7 @@ from eventstore.archive import PostgresArchive, archive_outages
 from eventstore.batch import Appended
 from eventstore.clients import log_client
 from eventstore.envelope import Ids, NewEvent
-from eventstore.epochs import RESTORING, Epoch, Held, held, judge, record, restoring
+from eventstore.epochs import REJOINING, RESTORING, Epoch, Held, held, judge, record, restoring
 from eventstore.errors import LogLost, NeedsRecovery
 from eventstore.fencing import begin, clear, fence
 from eventstore.keys import Keys
@@ -90,7 +90,10 @@ async def recover(
                 if (why := await _why(redis, keys, here, known, archived)) is None:
                     return None
                 begun = clock.now()
-                await fence(redis, keys, token := RESTORING + random(16))
+                token = (
+                    f"{REJOINING}{here.lineage[-1].epoch}:{random(16)}" if why == RESTARTED else RESTORING + random(16)
+                )
+                await fence(redis, keys, token)
                 lineage = known if len(known) >= len(here.lineage) else here.lineage
                 end = here.position if why == RESTARTED else archived
                 epoch = Epoch(

@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -14,6 +16,7 @@ from bahi.database.engine import create_engine
 from bahi.servers.redis import EmbeddedRedis
 from domain.events import OrderRecovered, StrategyRecovered, SystemRecovery
 from domain.values import MINUTE, SECOND, Holding, Side
+from eventstore import clients
 from eventstore.archive import PostgresArchive
 from eventstore.batch import WrongEpoch
 from eventstore.envelope import NewEvent
@@ -144,6 +147,40 @@ async def test_an_order_whose_intent_was_torn_off_is_adopted(world: World, serve
     assert (await world.state(strategy)).position is Holding.BOUGHT
     assert [row.side for row in await world.rows()] == [Side.BUY]
     assert len(await world.of_type(StrategyRecovered)) == 1
+
+
+@pytest.mark.parametrize("number", [3, 9, 14, 16, 18, 20, 22, 24, 26])
+async def test_whoever_dies_over_it_loses_nothing_of_what_redis_has(
+    world: World, server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It dies before its n-th command to Redis; what was not archived is still there."""
+    strategy = await world.bought()
+    last = await world.log.last_position()
+    kill(server)
+
+    class Died(BaseException):
+        pass
+
+    calls = 0
+    real_ask = clients._ask
+
+    async def dying(*args: Any) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > number:
+            raise Died
+        return await real_ask(*args)
+
+    for process in list(world.processes):
+        await world.kill(process)
+    with monkeypatch.context() as patch:
+        patch.setattr(clients, "_ask", dying)
+        with suppress(Died, BaseExceptionGroup):
+            await world.recover()
+    done = await start_again(world)
+    assert done is None or (done.why, done.archived) == ("RESTARTED", 0)
+    assert (await world.state(strategy)).position is Holding.BOUGHT
+    assert [each.position for each in await world.records()][: last + 1] == list(range(1, last + 2))
 
 
 @pytest.mark.parametrize("seed", range(4))
