@@ -16,6 +16,7 @@ from bahi.cli.offline import Examined, as_object, examine, file_lines, public_ke
 from bahi.cli.places import Places
 from bahi.database.migrate import migrate
 from bahi.seal_keys import succeed_lost_key
+from bahi.telemetry.logging import configure_logging
 from eventstore.clients import command
 from eventstore.epochs import held
 from eventstore.export.files import Unreadable
@@ -36,6 +37,7 @@ async def import_archive(settings: Any, file: Path, public_key: str | None, trus
             "whose history is it? Name the seal key that you trust with --public-key, or say --trust-file-keys: then "
             "only whether the file agrees with itself is checked"
         )
+    configure_logging("ERROR")
     begun = time.perf_counter()
     it = await asyncio.to_thread(examine, file, trusted, quiet=json)
     manifest = it.checker.manifest

@@ -36,7 +36,7 @@ def _show(told: dict[str, Any]) -> None:
     keys = ", ".join(f"{key['id']}{'' if key['opens'] else ' (closed)'}" for key in told["seal_keys"])
     say(f"seal keys, oldest first: {keys or 'none yet: the archive makes one when it starts'}")
     if not told["redis"]:
-        err.print("Redis does not answer here: what it holds is not known")
+        err.print("There is no Redis here that answers: what it holds is not known")
     if told["sealing_stopped"] is not None:
         say(f"Nothing can be sealed: {told['sealing_stopped']}")
 

@@ -218,7 +218,7 @@ def _show(it: Examined) -> None:
             shown = "nothing" if part.last < part.first else f"positions {part.first:,} to {part.last:,}"
             say(f"{part.source}: {shown}, exported {manifest.exported_at}")
         if told := _filters(manifest.filters):
-            say(f"only {told}; the rest is left out, and proven to be only that by its hashes")
+            say(f"only {told}: that nothing of that is left out is the word of whoever signed the file, no seal tells")
     for what, kinds in CHECKS.values():
         verdict(what, it.holds(kinds))
     verdict("the signatures are of a key that you trust, or of one that it vouches for", it.trusted)

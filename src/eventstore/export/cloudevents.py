@@ -176,7 +176,8 @@ _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _read = msgspec.msgpack.Decoder(Stored).decode
 _read_bytes = msgspec.json.Decoder(_Bytes).decode
 _encode = msgspec.json.Encoder().encode
-_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
+_NO_CHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_UNFIT = re.compile(f"[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef{_NO_CHARACTERS}]")
 """What no string of CloudEvents may hold."""
 
 
