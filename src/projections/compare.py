@@ -1,7 +1,9 @@
 """Replay against life: is what Redis holds of every strategy exactly the fold of its events?"""
 
 from collections.abc import AsyncIterator, Iterator
+from collections.abc import Set as AbstractSet
 
+import structlog
 from msgspec import Struct
 
 from domain.strategy import State
@@ -11,10 +13,15 @@ from eventstore.envelope import owner_of
 from eventstore.loading import Loaded
 from eventstore.log import EventLog
 from eventstore.members import all_strategies
-from projections.replay import Fault, Replay
+from projections.replay import Fault, Progress, Replay
+from projections.restoration import restore
 from projections.runtime import IN_STRATEGY, RUNTIME_KEPT, CorruptState, decode_state, differences
+from projections.snapshots import Postgres, drop_snapshots
+from projections.time_travel import states_of
 
-__all__ = ["Difference", "compare_live", "has_expired"]
+__all__ = ["Difference", "compare_live", "corrupt_strategies", "has_expired"]
+
+_log = structlog.get_logger(__name__)
 
 _SLACK = MINUTE
 """How far the clock of Redis, which lets runtimes expire, may lie off ours."""
@@ -30,6 +37,11 @@ class Difference(Struct, frozen=True):
     live: str
     position: int
     """Of the last event of the strategy."""
+
+    @property
+    def words(self) -> str:
+        what = f"{self.field}: " if self.field else ""
+        return f"{what}the log says {self.replayed}, Redis says {self.live}"
 
     def __str__(self) -> str:
         what = f".{self.field}" if self.field else ""
@@ -50,12 +62,38 @@ async def compare_live(log: EventLog, replay: Replay | None = None) -> list[Diff
     then. `replay` is one that has reached some position already. Raises LogHole, LogUnavailable, LogLost.
     """
     if replay is None:
-        replay = Replay(on_fault=_tolerate)
-        async for page in read_entries(log):
-            replay.feed(page)
+        replay = await restore(log, snapshots=False, on_fault=_tolerate)
     ids = set(replay.states)
     async for some in all_strategies(log):
         ids.update(some)
+    return await _compare_these(log, replay, ids)
+
+
+async def corrupt_strategies(log: EventLog, *, progress: Progress | None = None) -> dict[int, str]:
+    """The strategies whose live state is not what their events make of it, and what differs, in words. Empty is right.
+
+    For the start: it begins with the last snapshot, and may be asked while trading goes on, as `compare_live`. What
+    seems to be corrupt is judged by its events alone: should the snapshot be wrong, it is dropped and nobody is
+    corrupt. Raises LogHole, LogUnavailable, LogLost.
+    """
+    replay = await restore(log, on_fault=_tolerate, progress=progress)
+    found = await compare_live(log, replay)
+    if found and replay.since:
+        suspects = {each.strategy_id for each in found}
+        judge = await states_of(log, suspects, replay.position, on_fault=_tolerate)
+        found = await _compare_these(log, judge, suspects)
+        if innocent := suspects - {each.strategy_id for each in found}:
+            _log.error("snapshot_wrong", partition=log.keys.partition, position=replay.since, of=sorted(innocent)[:10])
+            postgres: object = log.archive
+            assert isinstance(postgres, Postgres)  # noqa: S101 (the snapshot came from there)
+            await drop_snapshots(postgres)
+    words: dict[int, list[str]] = {}
+    for each in found:
+        words.setdefault(each.strategy_id, []).append(each.words)
+    return {strategy_id: "; ".join(some) for strategy_id, some in words.items()}
+
+
+async def _compare_these(log: EventLog, replay: Replay, ids: AbstractSet[int]) -> list[Difference]:
     found: list[Difference] = []
     pending: dict[int, Loaded] = {}
     async for loaded in _load(log, sorted(ids)):

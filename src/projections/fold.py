@@ -1,6 +1,6 @@
 """All that can be told from the log alone: replay, comparison with what is live, verification, rebuilding."""
 
-from projections.compare import Difference, compare_live
+from projections.compare import Difference, compare_live, corrupt_strategies
 from projections.rebuild import Rebuilt, rebuild, rebuild_redis, rebuild_sql
 from projections.replay import BrokenHistory, Fault, Kind, Progress, Replay, replay_states
 from projections.restoration import restore
@@ -16,6 +16,7 @@ __all__ = [
     "Replay",
     "Report",
     "compare_live",
+    "corrupt_strategies",
     "rebuild",
     "rebuild_redis",
     "rebuild_sql",

@@ -10,12 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.strategy import State
 from eventstore.archive import PostgresArchive
-from eventstore.errors import LogHole
 from eventstore.log import EventLog
 from eventstore.members import all_strategies
 from eventstore.restoring import Restorable, drop_strategies, restore_halts, restore_strategies
 from projections.compare import has_expired
-from projections.replay import Fault, Kind, Progress
+from projections.replay import Fault, Progress
 from projections.restoration import advance, restore
 from projections.runtime import encode_state
 from projections.sql.projections import SqlProjections, open_entry
@@ -54,14 +53,8 @@ async def rebuild_redis(log: EventLog, progress: Progress | None = None, *, from
     first event on. Timers are set to now, so that a worker looks at every strategy that may have something to do and
     sets them right. Raises LogHole, LogUnavailable, LogLost."""
     faults: list[Fault] = []
-
-    def heard(fault: Fault) -> None:
-        if fault.kind == Kind.HOLE:
-            raise LogHole(fault.position)
-        faults.append(fault)
-
     present = {strategy_id async for some in all_strategies(log) for strategy_id in some}
-    replay = await restore(log, snapshots=not from_start, progress=progress, on_fault=heard)
+    replay = await restore(log, snapshots=not from_start, progress=progress, on_fault=faults.append)
     await drop_strategies(log, sorted(present - replay.states.keys()))
     left = dict.fromkeys(sorted(replay.states), 0)
     while left:
@@ -72,9 +65,9 @@ async def rebuild_redis(log: EventLog, progress: Progress | None = None, *, from
             ahead |= await restore_strategies(log, [restorable(log, replay.states[i], left[i]) for i in some])
         left = ahead
         if left:
-            await advance(replay, log, on_fault=heard)
+            await advance(replay, log)
     while not await restore_halts(log, replay.halts, replay.position):
-        await advance(replay, log, on_fault=heard)
+        await advance(replay, log)
     return Rebuilt(
         events=replay.position,
         since=replay.since,

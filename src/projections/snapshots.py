@@ -33,7 +33,7 @@ from eventstore.archive import archive_outages
 from eventstore.archive_tables import snapshot_points, snapshots
 from projections.replay import Replay
 
-__all__ = ["FOLD", "Postgres", "Snapshot", "newest_point", "newest_snapshot", "write_snapshot"]
+__all__ = ["FOLD", "Postgres", "Snapshot", "drop_snapshots", "newest_point", "newest_snapshot", "write_snapshot"]
 
 _log = structlog.get_logger(__name__)
 
@@ -129,7 +129,7 @@ async def newest_snapshot(postgres: Postgres, until: int) -> Snapshot | None:
 
 async def _read(connection: AsyncConnection, partition: int, point: Any) -> Snapshot:
     rows = await connection.execute(text(_STATES), {"partition": partition, "position": point.position})
-    packed: dict[int, bytes] = dict(rows.tuples().all())
+    packed: dict[int, bytes] = {row.strategy_id: row.state for row in rows}
     if _digest(packed) != point.digest:
         raise ValueError(f"its {len(packed)} states are not those that were written")
     states: dict[int, State] = {}
@@ -203,6 +203,14 @@ async def write_snapshot(postgres: Postgres, replay: Replay, base: int) -> bool:
             await _copy(connection, point, changed)
             await connection.execute(insert(snapshot_points).values(point))
     return True
+
+
+async def drop_snapshots(postgres: Postgres) -> None:
+    """Trust none of them any more: whoever restores folds everything, and the next one is taken afresh. Raises
+    LogUnavailable."""
+    with archive_outages():
+        async with postgres.engine.begin() as connection:
+            await connection.execute(delete(snapshot_points).where(snapshot_points.c.partition == postgres.partition))
 
 
 async def _drop_after(connection: AsyncConnection, partition: int, base: int) -> None:

@@ -9,7 +9,8 @@ from contextlib import suppress
 import structlog
 
 from eventstore.archive import PostgresArchive
-from projections.replay import Fault, Kind, Replay
+from eventstore.errors import LogHole
+from projections.replay import Fault, Replay
 from projections.restoration import advance
 from projections.snapshots import newest_point, newest_snapshot, write_snapshot
 
@@ -25,23 +26,21 @@ async def take_snapshot(archive: PostgresArchive) -> int:
     """Keep the states as they are at the archive's end, from its last snapshot and what was archived since. The
     position; 0 when there is nothing new, somebody else was faster, or the archive has a hole, over which no snapshot
     must pass. Raises LogUnavailable."""
-    missing: list[Fault] = []
-
-    def heard(fault: Fault) -> None:
-        if fault.kind == Kind.HOLE:
-            missing.append(fault)
-
     reached = await archive.last_position()
-    replay, base = Replay(on_fault=heard), 0
+    replay, base = Replay(on_fault=_tolerate), 0
     if snapshot := await newest_snapshot(archive, reached):
         snapshot.begin(replay)
         base = snapshot.position
-    await advance(replay, archive, reached, on_fault=heard)
-    if missing:
-        position = missing[0].position
-        _log.error("snapshot_refused", partition=archive.partition, position=position, why="the archive lacks it")
+    try:
+        await advance(replay, archive, reached)
+    except LogHole as hole:
+        _log.error("snapshot_refused", partition=archive.partition, why=str(hole))
         return 0
     return reached if base < reached and await write_snapshot(archive, replay, base) else 0
+
+
+def _tolerate(_: Fault) -> None:
+    """Whoever replays without a snapshot meets the same faults, and goes on as well as this."""
 
 
 class Snapshotter:

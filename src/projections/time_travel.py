@@ -1,6 +1,6 @@
 """Time travel: the state of one strategy or of all, as it was after any event or as it was known at any instant."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import aclosing
 
 from sqlalchemy import select
@@ -16,7 +16,10 @@ from projections.replay import Fault, Progress, Replay
 from projections.restoration import restore
 from projections.snapshots import Postgres
 
-__all__ = ["position_at", "state_at", "states_at"]
+__all__ = ["position_at", "state_at", "states_at", "states_of"]
+
+_AT_ONCE = 256
+"""Strategies whose histories are fetched together."""
 
 
 async def states_at(
@@ -38,24 +41,43 @@ async def state_at(
 ) -> State | None:
     """One strategy's state after the event at `until` (the log's end); None if nothing had happened to it by then.
 
-    Reads only its own events of the archive, and what is not archived yet; no snapshot is trusted for it. The first
+    Raises what `states_of` raises.
+    """
+    return (await states_of(log, [strategy_id], until, on_fault=on_fault)).states.get(strategy_id)
+
+
+async def states_of(
+    log: EventLog,
+    strategy_ids: Collection[int],
+    until: int | None = None,
+    *,
+    on_fault: Callable[[Fault], None] | None = None,
+) -> Replay:
+    """The states of these strategies after the event at `until` (the log's end), of those to which something had
+    happened by then.
+
+    Reads only their own events of the archive, and what is not archived yet; no snapshot is trusted for it. The first
     fault is raised as BrokenHistory, unless `on_fault` takes it. Raises LogHole, LogUnavailable, LogLost.
     """
     last = await log.last_position()
     until = last if until is None else min(until, last)
-    replay = Replay(strategy_id=strategy_id, on_fault=on_fault)
+    replay = Replay(on_fault=on_fault)
     archived = 0
     postgres: object = log.archive
     if isinstance(postgres, Postgres):
         archive = PostgresArchive(postgres.engine, postgres.partition)
+        wanted = sorted(strategy_ids)
         with archive_outages():
             async with postgres.engine.connect() as connection:
                 archived = min(await archive.reached(connection), until)
-                replay.feed(await archive.histories(connection, [strategy_id], archived))
+                for start in range(0, len(wanted), _AT_ONCE):
+                    some = wanted[start : start + _AT_ONCE]
+                    await replay.feed_in_turns(await archive.histories(connection, some, archived))
     async with aclosing(read_entries(log, archived, until)) as pages:
         async for page in pages:
-            replay.feed([raw for raw in page if owner_of(raw.envelope).strategy_id == strategy_id])
-    return replay.states.get(strategy_id)
+            await replay.feed_in_turns([raw for raw in page if owner_of(raw.envelope).strategy_id in strategy_ids])
+    replay.position = until
+    return replay
 
 
 async def position_at(log: EventLog, instant: Instant) -> int:

@@ -19,11 +19,14 @@ from domain.events import (
     UserHalted,
     UserResumed,
 )
-from domain.strategy import State, apply, evolve, initial
+from domain.strategy import State, apply, evolve, fold, initial
 from domain.values import Kind, Status, Tag, Tick
+from eventstore.entries import read_entries
 from eventstore.envelope import NewEvent, Raw, encode
+from eventstore.keys import CLASSES
 from projections.replay import BrokenHistory, Fault, Replay, replay_states
 from tests.projections.world import USER, World
+from tests.property.test_totality import EVENTS
 
 RUNS = st.sampled_from([0, 3, 5])
 AT = st.sampled_from([100, 200])
@@ -70,6 +73,15 @@ def test_the_shortcuts_do_what_apply_does(state: State, event: Event) -> None:
     assert replay.states[1] == expected
 
 
+@given(st.lists(EVENTS.filter(lambda event: event.versioned), min_size=1, max_size=25))
+def test_a_page_is_folded_as_apply_folds_its_events(events: list[Event]) -> None:
+    replay = Replay()
+    replay.feed([_raw(number, number, event) for number, event in enumerate(events, 1)])
+    expected = fold(initial(1, USER), events)
+    expected.updated_at, expected.position_in_log = 1000 + len(events), len(events)
+    assert replay.states[1] == expected
+
+
 async def test_replay_is_the_fold_of_each_strategys_events(world: World) -> None:
     for strategy_id in range(1, 5):
         await world.day(strategy_id, Kind.STOPLOSS if strategy_id % 2 else Kind.SELL)
@@ -105,6 +117,22 @@ async def test_it_makes_no_difference_whether_the_archive_holds_it(world: World)
     before = await replay_states(world.log)
     await world.trim(17)
     assert await replay_states(world.log) == before
+
+
+async def test_redis_is_not_asked_for_what_it_has_forgotten(world: World) -> None:
+    await world.day(1)
+    await world.day(2)
+    await world.projector.step()
+    before = await replay_states(world.log)
+    await world.trim(await world.log.last_position() - 3)
+    await world.redis.config_resetstat()
+    pages = [page async for page in read_entries(world.log, page=4)]
+    asked = (await world.redis.info("commandstats"))["cmdstat_xrange"]["calls"]
+    assert asked == len(CLASSES) * (1 + 2)  # what each stream begins with, and the pages that hold the last three
+    replay = Replay()
+    for page in pages:
+        replay.feed(page)
+    assert replay.states == before
 
 
 def test_a_version_that_is_missing_is_named() -> None:
