@@ -1,4 +1,4 @@
-"""`bahi bench kite` runs: a simulated Kite in a process of its own, an engine here, and figures that fit together."""
+"""`bahi bench` runs: what it measures is at work, in several processes, and its figures fit together."""
 
 import pytest
 
@@ -35,3 +35,43 @@ def test_a_market_cannot_stand_still_and_play_a_recorded_day() -> None:
     done = bahi("kite-sim", "--still", "--ticks", "day.csv")
     assert done.code == 2
     assert "--still and --ticks" in done.err
+
+
+def test_the_archive_follower_is_measured_with_and_without_seals() -> None:
+    done = bahi("bench", "archive", "--events", "1600", "--json", timeout=120)
+    assert done.code == 0, done
+    sealed, bare, share, work, lag, others, alone = done.object
+    assert [each["name"] for each in (sealed, bare)] == [
+        "archive follower, with seals",
+        "archive follower, without seals",
+    ]
+    for each in (sealed, bare):
+        assert each["value"] > 0
+        assert each["met"] == (each["value"] >= 10_000)
+    for each in (share, work):
+        assert (each["unit"], each["goal"]) == ("%", "< 5")
+    for each in (lag, others, alone):
+        assert 0 <= each["value"] <= each["p99"]
+
+
+def test_memory_is_looked_at_while_events_flow_through_the_archive() -> None:
+    done = bahi("bench", "archive", "--memory", "--events", "20000", "--json", timeout=120)
+    assert done.code == 0, done
+    samples = done.object["samples"]
+    assert [each["events"] for each in samples] == list(range(1000, 20_001, 1000))
+    assert all(each["trimmed"] <= each["sealed"] <= each["events"] for each in samples)
+    assert all(each["follower"] > 0 < each["redis"] for each in samples)
+    assert len(done.object["figures"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        (("stops", "--events", "2000"), "are for `bahi bench archive`"),
+        (("archive", "--memory", "--no-seal"), "nothing is trimmed that is not sealed"),
+    ],
+)
+def test_options_that_make_no_sense_together_are_refused(words: tuple[str, ...], fact: str) -> None:
+    done = bahi("bench", *words)
+    assert done.code == 2
+    assert fact in done.err
