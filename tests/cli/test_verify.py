@@ -19,14 +19,30 @@ def test_an_untouched_installation_is_all_right(day: Installation) -> None:
     assert told["ok"] is True
     assert all(told["checks"].values())
     assert told["first_fault"] is None
-    events = day.events()
+    events = day.events()[: told["events"]]
     assert told["events"] == len(events)
     assert told["archived"] == day.sql("SELECT count(*) FROM events")[0][0]
     assert told["strategies"] == len({it.strategy_id for it in events if it.strategy_id})
     table = day.here("verify")
     assert table.code == 0
     assert table.out.count("✓") == len(CHECKS)
-    assert f"{len(events)} events" in table.out
+    assert f"{len(events) + 1} events, {told['archived']} of them archived" in table.out  # the looking was recorded
+
+
+def test_the_newest_seal_can_be_written_down_and_asked_for(day: Installation) -> None:
+    (newest,) = day.here("verify", "--json").object["newest_seals"]
+    assert newest["position"] == day.sql("SELECT max(last) FROM seals")[0][0]
+    assert newest["anchor"] in day.here("verify").out.replace("\n", "")
+    assert day.here("verify", "--anchor", newest["anchor"]).code == 0
+    other = faulty(day.here("verify", "--anchor", f"1:{'ab' * 32}", "--json"))
+    assert other["first_fault"]["position"] == 1
+    assert not other["checks"]["seals_chain"]
+    later = faulty(day.here("verify", "--anchor", f"{newest['number'] + 1}:{'ab' * 32}", "--json"))
+    assert later["first_fault"]["position"] == newest["position"] + 1
+    for wrong, why in (("1:ab", "NUMBER:HASH"), (f"3-1:{'ab' * 32}", "no such partition")):
+        done = day.here("verify", "--anchor", wrong)
+        assert done.code == 2
+        assert why in done.err
 
 
 def faulty(done: Done) -> dict:  # type: ignore[type-arg]
@@ -73,6 +89,72 @@ def test_an_archived_event_that_was_changed_is_named_by_its_position(own: Instal
     told = faulty(own.here("verify", "--json"))
     assert told["first_fault"]["position"] == 40
     assert told["checks"]["archive_equal"] is False
+
+
+@pytest.mark.parametrize("trimmed", [False, True], ids=["in both stores", "in the archive alone"])
+def test_what_somebody_does_to_the_archive_is_found_where_it_was_done(own: Installation, trimmed: bool) -> None:
+    """A sample: tests/projections/test_tampering.py has them all."""
+    if trimmed:
+        for name in ("critical", "high", "medium", "low"):
+            own.redis.xtrim(f"events:{name}", minid="100-0")
+        assert own.here("verify").code == 0
+    ((first, last),) = own.sql("SELECT (SELECT first FROM seals WHERE number = 2), max(position) FROM events")
+    for tampering, undoing, position, check in (
+        (
+            "UPDATE events SET envelope = set_byte(envelope, 12, get_byte(envelope, 12) # 1) WHERE position = 57",
+            "UPDATE events SET envelope = set_byte(envelope, 12, get_byte(envelope, 12) # 1) WHERE position = 57",
+            57,
+            "seals_cover",
+        ),
+        (
+            "UPDATE events SET user_id = user_id + 1 WHERE position = 58",
+            "UPDATE events SET user_id = user_id - 1 WHERE position = 58",
+            58,
+            "columns_agree",
+        ),
+        (
+            "UPDATE events SET recorded_at = recorded_at - 1 WHERE position = 59",
+            "UPDATE events SET recorded_at = recorded_at + 1 WHERE position = 59",
+            59,
+            "seals_cover",
+        ),
+        (
+            "UPDATE checkpoint SET position = position - 3",
+            "UPDATE checkpoint SET position = position + 3",
+            last - 2,
+            "archive_equal",
+        ),
+        (
+            "UPDATE seals SET sealed_at = sealed_at + 1 WHERE number = 2",
+            "UPDATE seals SET sealed_at = sealed_at - 1 WHERE number = 2",
+            first,
+            "seals_signed",
+        ),
+        ("ALTER TABLE seals RENAME TO away; CREATE TABLE seals AS TABLE away WITH NO DATA", "", 1, "seals_chain"),
+    ):
+        own.sql(tampering)
+        told = faulty(own.here("verify", "--json"))
+        assert told["first_fault"]["position"] == position, (tampering, told["faults"])
+        assert told["checks"][check] is False, (tampering, told)
+        table = own.here("verify")
+        assert table.code == 1
+        assert f"The first fault: position {position}:" in table.out.replace("\n", " ")
+        if undoing:
+            own.sql(undoing)
+            assert own.here("verify").code == 0
+
+
+def test_what_runs_must_seal(own: Installation) -> None:
+    """The seals are gone, the keys that tell of them as well; only time tells that there should be some."""
+    own.sql("DELETE FROM seals")
+    own.redis.delete("sealed")
+    assert own.here("verify").code == 0
+    assert own.here("verify", "--json").object["sealed"] == 0
+    own.redis.set("alive:archive", "1", ex=600)
+    told = faulty(own.here("verify", "--json"))
+    assert told["first_fault"]["position"] == 1
+    assert "sealing has stopped" in told["first_fault"]["text"]
+    assert told["checks"]["seals_cover"] is False
 
 
 def test_an_event_that_is_gone_everywhere_is_a_hole_and_no_rebuild_hides_it(own: Installation) -> None:

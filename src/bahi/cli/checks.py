@@ -15,6 +15,7 @@ import typer
 
 from bahi.cli.check import Check, ok
 from bahi.cli.kite_checks import kite_instruments, kite_server, kite_sessions
+from bahi.cli.seal_checks import seals
 from bahi.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ async def _installation(settings: Settings) -> list[Check]:
         ("roles", _roles),
         ("lanes", _lanes),
         ("archive", _archive),
+        ("seals", seals),
     )
     if settings.price_feed == "kite":
         looks += (("kite sessions", kite_sessions), ("instruments", kite_instruments))

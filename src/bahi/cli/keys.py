@@ -76,9 +76,10 @@ async def _load(settings: Any) -> list[dict[str, Any]]:
 
     async with open_reader(settings) as reader, reader.database.connect() as connection:
         opened = await open_keys(connection, box_of(settings))
-        counted = select(seals.c.key_id, func.count()).group_by(seals.c.key_id)
-        made: dict[str, int] = dict((await connection.execute(counted)).tuples().all())
-        since = dict((await connection.execute(select(seal_keys.c.id, seal_keys.c.created_at))).tuples().all())
+        counted = select(seals.c.key_id, func.count().label("made")).group_by(seals.c.key_id)
+        made = {row.key_id: row.made for row in await connection.execute(counted)}
+        created = select(seal_keys.c.id, seal_keys.c.created_at)
+        since = {row.id: row.created_at for row in await connection.execute(created)}
         return [
             {
                 "number": key.number,
