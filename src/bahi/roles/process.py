@@ -36,10 +36,8 @@ from eventstore.vouching import vouch
 from handlers.decider import persist
 from handlers.desk import Desk
 from handlers.repair import repair
-from projections.compare import compare_live
+from projections.compare import corrupt_strategies
 from projections.live import live_states
-from projections.replay import Fault
-from projections.restoration import restore
 from projections.runtime import CorruptState
 
 __all__ = ["ROLES", "UnknownRole", "run_roles"]
@@ -128,22 +126,12 @@ async def _report_killed(house: House, name: str) -> None:
 
 async def _repair_corrupt(desk: Desk) -> None:
     """A runtime that is not the fold of its events is written anew, and its run aborted; the others go on."""
-    corrupt = await persist(lambda: _differences(desk.log), desk.clock)
+    corrupt = await persist(lambda: corrupt_strategies(desk.log), desk.clock)
     for strategy_id, why in corrupt.items():
         try:
             await repair(desk, strategy_id, CorruptState(why))
         except CorruptState as error:
             log.error("corrupt_runtime", strategy_id=strategy_id, why=str(error))
-
-
-async def _differences(event_log: EventLog) -> dict[int, str]:
-    """The strategies whose live state is not the fold of their events, with what differs."""
-    faults: list[Fault] = []
-    replay = await restore(event_log, on_fault=faults.append)
-    corrupt: dict[int, str] = {}
-    for difference in await compare_live(event_log, replay):
-        corrupt.setdefault(difference.strategy_id, str(difference))
-    return corrupt
 
 
 async def _bear_witness(house: House) -> None:
