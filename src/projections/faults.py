@@ -8,6 +8,7 @@ __all__ = ["MOST_FAULTS", "Faults"]
 
 MOST_FAULTS = 1000
 """Faults that are kept; the first ones are what matters."""
+_DERIVED = (Kind.LIVE, Kind.TABLE)
 
 
 class Faults:
@@ -32,7 +33,7 @@ class Faults:
             self._kept = self._first()
 
     def first(self, telling: Sequence[str] = ()) -> list[Fault]:
-        """By position, those of the log before those of the live state, which is judged by it. One of which only a
+        """By position, those of the log before those of what is derived, which is judged by it. One of which only a
         range is known is put where something else is wrong in that range, of one of the kinds `telling`."""
         known = sorted(fault.position for fault in self._kept if fault.kind in telling)
         for fault, last in self._ranges:
@@ -42,4 +43,4 @@ class Faults:
         return self._first()
 
     def _first(self) -> list[Fault]:
-        return sorted(self._kept, key=lambda fault: (fault.kind == Kind.LIVE, fault.position))[:MOST_FAULTS]
+        return sorted(self._kept, key=lambda fault: (fault.kind in _DERIVED, fault.position))[:MOST_FAULTS]

@@ -70,6 +70,7 @@ class Kind:
     SEAL_COVER = "seal_cover"
     UNSEALED = "unsealed"
     LIVE = "live"
+    TABLE = "table"
 
 
 class BrokenHistory(LogError):

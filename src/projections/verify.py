@@ -24,10 +24,13 @@ from projections.holdings import Announced, Hot, Outline, Row, announced, first_
 from projections.reading_check import ReadingCheck
 from projections.replay import Fault, Kind, Progress
 from projections.sealed import SealCheck, Trusted
+from projections.table_check import check_strategies
 
 __all__ = ["MOST_FAULTS", "Report", "verify"]
 
 _PAGE = 2000
+TURN = 256
+"""Entries worked on before others have their turn: two milliseconds."""
 _TELLING = (Kind.ARCHIVE, Kind.DELETED, Kind.CORRUPT, Kind.VERSION, Kind.TIME, Kind.COLUMNS, Kind.ILLEGAL, Kind.CAUSE)
 """What else may show where in a sealed range something was changed."""
 
@@ -78,7 +81,7 @@ async def verify(
     """Checks, while trading may go on: positions without a hole, once each, over the streams and the archive, both
     holding the same where both hold something; every entry readable, and found by the columns that it says; time never
     running backwards; the versions of each strategy without a gap; every effect naming what caused it; the chain of
-    seals, and what they cover; and Redis holding exactly what the log makes of each strategy.
+    seals, and what they cover; Redis, and the table of strategies, holding exactly what the log makes of each.
 
     `trusted` are the keys whose seals count; without it those in the database are taken at their word. `anchors` are
     seals that must be there. With `overdue` it is a fault that something archived is under no seal for so long. With
@@ -127,14 +130,27 @@ class _Check:
         async with aclosing(self._pages(connection, end)) as pages:
             async for page in pages:
                 entries, archived = self._agreement.page(page.after, page.until, page.hot, page.rows)
-                self._seals.page(archived)
-                self._reading.page(entries)
+                for start in range(0, len(archived), TURN):
+                    self._seals.page(archived[start : start + TURN])
+                    await asyncio.sleep(0)
+                for start in range(0, len(entries), TURN):
+                    self._reading.page(entries[start : start + TURN])
+                    await asyncio.sleep(0)
                 if tell is not None:
                     tell(page.until, end)
         self._seals.end()
         await self._edges(last)
         for difference in await compare_live(self._log, self._reading.replay):
             self._fault(difference.position, Kind.LIVE, str(difference), difference.strategy_id)
+        if connection is not None:
+            await check_strategies(
+                connection,
+                self._log.keys.partition,
+                self._reading.replay.states,
+                reached=self._seen.reached,
+                end=end,
+                tell=self._faults.add,
+            )
         self._mind_overdue(overdue)
         return Report(
             events=end,

@@ -19,12 +19,13 @@ from eventstore.seal_rows import read_seals
 from eventstore.seal_trust import key_id, public_bytes, sign
 from eventstore.seals import Seal, hints_of, leaf, merkle_root
 from projections.sealed import Trusted
+from projections.sql.tables import strategies
 from projections.verify import Report, verify
 from tests.projections.sealed import BOX, sealing
 from tests.projections.world import World
 
 STRATEGIES = 120
-KEPT = [table.name for table in (events, seals, seal_keys, checkpoint)]
+KEPT = [table.name for table in (events, seals, seal_keys, checkpoint, strategies)]
 STRANGER = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 
 Tampering = Callable[["Tampered", random.Random], Awaitable[int]]
@@ -108,6 +109,11 @@ class Tampered:
             hints=hints_of(leaves),
             number=seal.number,
         )
+
+    async def last_of(self, strategy_id: int) -> int:
+        """The position of the strategy's last event."""
+        found = await self.world.execute("SELECT max(position) FROM events WHERE strategy_id = :id", id=strategy_id)
+        return int(found[0][0])
 
     async def hot(self, draw: random.Random) -> int:
         """A position that a stream holds, and older ones beside it."""
@@ -266,6 +272,19 @@ async def a_column_changed(it: Tampered, draw: random.Random) -> int:
     return position
 
 
+async def a_row_of_the_table_changed(it: Tampered, draw: random.Random) -> int:
+    strategy_id = draw.randint(1, STRATEGIES)
+    what = draw.choice(["quantity = quantity + 1", "status = 'failed'", "stop_loss = 1", "user_id = 8", "version = 1"])
+    await it.sql(f"UPDATE strategies SET {what} WHERE id = %(id)s", id=strategy_id)  # noqa: S608
+    return await it.last_of(strategy_id)
+
+
+async def a_row_of_the_table_deleted(it: Tampered, draw: random.Random) -> int:
+    strategy_id = draw.randint(1, STRATEGIES)
+    await it.sql("DELETE FROM strategies WHERE id = %(id)s", id=strategy_id)
+    return await it.last_of(strategy_id)
+
+
 # --- Redis -----------------------------------------------------------------------------------------------------------
 
 
@@ -289,8 +308,7 @@ async def a_runtime_changed(it: Tampered, draw: random.Random) -> int:
     strategy_id = draw.randint(1, STRATEGIES)
     field, value = draw.choice([("bought", "3"), ("status", "failed"), ("stop_loss", "1.05"), ("run", "77")])
     await command(it.world.log.redis, "HSET", it.world.log.keys.runtime(strategy_id), field, value)
-    found = await it.world.execute("SELECT max(position) FROM events WHERE strategy_id = :id", id=strategy_id)
-    return int(found[0][0])
+    return await it.last_of(strategy_id)
 
 
 async def a_position_set_back(it: Tampered, draw: random.Random) -> int:
@@ -342,6 +360,8 @@ TAMPERINGS: list[Tampering] = [
     a_seal_changed,
     the_hints_changed,
     a_column_changed,
+    a_row_of_the_table_changed,
+    a_row_of_the_table_deleted,
     an_entry_deleted,
     an_entry_forged_at_the_end,
     a_runtime_changed,
