@@ -26,6 +26,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("BAHI_") and not name.startswith("BAHI_TEST_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("BAHI_CALENDAR", "nse")
+    monkeypatch.delenv("COLUMNS", raising=False)  # a test runner's; tables are then as wide as they want to be
 
 
 @pytest.fixture

@@ -25,7 +25,16 @@ def folded(events: list[Recorded], strategy_id: int, until: int) -> State:
 
 def same(told: dict[str, Any], state: State) -> bool:
     """Whether every plain field was told exactly, prices digit by digit."""
-    instants = {"open_at", "close_at", "buy_at", "sell_at", "terminated_at", "updated_at"}
+    instants = {
+        "open_at",
+        "close_at",
+        "buy_at",
+        "sell_at",
+        "terminated_at",
+        "updated_at",
+        "settle_after",
+        "entries_after",
+    }
     for name in State.__struct_fields__:
         value, shown = getattr(state, name), told["strategy_id" if name == "id" else name]
         if name in instants:
@@ -104,8 +113,21 @@ def test_what_changed_between_two_points(day: Installation) -> None:
         "buy_due": {"from": False, "to": True},
     }
     assert (told["from"]["position"], told["to"]["position"]) == (before, after)
+    assert told["events"] == {"BUY_TRIGGERED": 1}
     assert "buy_due" in day.here("replay", "--diff", before, after).out
     assert "nothing changed" in day.here("replay", trigger.strategy_id, "--diff", after, after).out
+
+
+def test_what_became_of_all_from_the_beginning_on(day: Installation) -> None:
+    events = day.events()
+    told = day.here("replay", "--diff", 0, len(events), "--json").objects
+    assert [each["strategy_id"] for each in told] == sorted({it.strategy_id for it in events} - {0})
+    for each in told:
+        mine = [it.event.type for it in events if it.strategy_id == each["strategy_id"]]
+        assert each["events"] == {name: mine.count(name) for name in mine}
+        assert each["from"] == {"position": 0, "recorded_at": None}
+    table = day.here("replay", "--diff", 0, len(events)).out
+    assert "1 STRATEGY_CREATED" in table
 
 
 @pytest.mark.parametrize(
@@ -118,6 +140,14 @@ def test_what_changed_between_two_points(day: Installation) -> None:
         (("--at", "9h30"), "'9h30' is no moment"),
         (("--at", "3-10"), "no partition 3"),
         (("--at", "10", "--diff", "1", "2"), "exclude each other"),
+        (("--at", "0"), "before the first event: the log begins on 2026-06-15"),
+        (("--at", "2099-01-01 10:00"), "has not come yet: the log ends at"),
+        (("--diff", "2001-01-01 10:00", "5"), "before the first event: the log begins on 2026-06-15"),
+        (("--diff", "0", "2001-01-01 10:00"), "before the first event: the log begins on 2026-06-15"),
+        (("--diff", "5", "99999"), "the log ends at"),
+        (("--diff", "99999", "5"), "the log ends at"),
+        (("--diff", "9", "5"), "9 comes after 5"),
+        (("777", "--diff", "1", "5"), "no strategy 777"),
     ],
 )
 def test_what_makes_no_sense_is_said_in_one_line(day: Installation, options: tuple[str, ...], said: str) -> None:
@@ -133,8 +163,9 @@ def test_an_id_is_a_positive_number(day: Installation, strategy: str) -> None:
 
 
 def test_replay_does_not_look_at_the_live_state(own: Installation) -> None:
-    was = own.here("replay", "--json").out
+    at = len(own.events())
+    was = own.here("replay", "--at", at, "--json").out
     for key in own.redis.scan_iter("runtime:*"):
         own.redis.delete(key)
     own.redis.hset("strategy:1", "quantity", 999)
-    assert own.here("replay", "--json").out == was
+    assert own.here("replay", "--at", at, "--json").out == was

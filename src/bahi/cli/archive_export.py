@@ -15,6 +15,7 @@ from msgspec import Struct
 from sqlalchemy import func, select
 
 from bahi.cli.archive_home import ArchiveHome, open_archive
+from bahi.cli.audited import record_read
 from bahi.cli.common import CHECK_FAILED, OK, bar, err, fail, print_json, say
 from bahi.cli.keys import box_of
 from bahi.cli.offline import needs_pyarrow
@@ -62,6 +63,7 @@ async def export_archive(settings: Any, asked: Asked, json: bool) -> int:
     types = tuple(sorted({_type(each) for each in asked.types}))
     begun = time.perf_counter()
     async with open_archive(settings) as home:
+        await record_read(home.redis, home.engine, "export", {"file": asked.file, **_filters(asked)})
         private = await _private_key(home, asked.unsigned)
         wish = await _wish(home, asked, types)
         manifest = await plan(home.engine, wish, now=SystemClock().now(), private=private)
@@ -93,6 +95,13 @@ async def export_archive(settings: Any, asked: Asked, json: bool) -> int:
     else:
         _show(told, to_stdout)
     return OK
+
+
+def _filters(asked: Asked) -> dict[str, object | None]:
+    """As they were given, for the record."""
+    several = {"user_id": asked.users, "strategy_id": asked.strategies, "type": asked.types}
+    given = {name: ",".join(map(str, values)) for name, values in several.items()}
+    return {**given, "from": asked.since or asked.first, "until": asked.until or asked.last}
 
 
 # --- where to ---------------------------------------------------------------------------------------------------------

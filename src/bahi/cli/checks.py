@@ -338,7 +338,7 @@ async def _archive(reader: "Reader") -> list[Check]:
     from sqlalchemy import select
 
     from bahi.cli.parked import parked_now
-    from bahi.cli.reader import entry_at
+    from bahi.cli.reader import AUDIT_READ, entry_at
     from eventstore.archive_tables import epochs
 
     checks: list[Check] = []
@@ -353,7 +353,12 @@ async def _archive(reader: "Reader") -> list[Check]:
         last = await log.last_position()
         archived = 0 if log.archive is None else await log.archive.last_position()
         behind += last - archived
-        if archived < last and (entry := await entry_at(log, archived + 1)) is not None:
+        position = archived + 1  # readings made here while nothing runs are no backlog: the archive takes them later
+        entry = await entry_at(log, position) if position <= last else None
+        while entry is not None and AUDIT_READ in entry.envelope:
+            position += 1
+            entry = await entry_at(log, position) if position <= last else None
+        if entry is not None:
             seconds = max(seconds, time.time() - entry.recorded_at / 1e6)
     found = f"{_many(behind, 'event')} behind" if behind else "complete"
     if behind and seconds > LAG:

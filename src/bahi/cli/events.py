@@ -81,11 +81,20 @@ async def _events(
     follow: bool,
     json: bool,
 ) -> None:
+    from bahi.cli.audited import reading
     from bahi.cli.reader import open_reader
 
     async with open_reader(settings) as reader:
         logs = reader.logs if strategy is None else await reader.logs_of(strategy)
         bounds = [await _bounds(reader, log, after, until) for log in logs]
+        filters = {
+            "strategy_id": strategy,
+            "type": ",".join(sorted(wanted)),
+            "after": after,
+            "until": until,
+            "follow": follow or None,
+        }
+        await reading(reader, "events", filters, partition=logs[0].keys.partition)
         printer = Printer(reader, json)
 
         def matches(row: Row) -> bool:

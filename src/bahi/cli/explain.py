@@ -39,6 +39,7 @@ def explain(
 
 
 async def _explain(settings: Any, order: str, json: bool) -> None:
+    from bahi.cli.audited import reading
     from bahi.cli.reader import open_reader
     from bahi.cli.story import as_object, tell
     from bahi.order_history import order_history
@@ -50,6 +51,7 @@ async def _explain(settings: Any, order: str, json: bool) -> None:
     async with open_reader(settings) as reader:
         parts = parse_tag(tag)
         logs = reader.logs if parts is None else await reader.logs_of(parts.strategy_id)
+        await reading(reader, "order", {"order": order}, partition=logs[0].keys.partition)
         for log in logs:
             mine = tag or await _tag_of(log, order, quiet=json)
             if not mine:

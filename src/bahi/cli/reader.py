@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 __all__ = ["ROLES", "Reader", "open_reader"]
 
 ROLES: Final = ("archive", "worker", "updates", "market", "scheduler", "api")
+AUDIT_READ: Final = b"AUDIT_READ"
+"""In the envelope of an event that tells of a reading."""
+MOST_READINGS: Final = 200
+"""Events looked through, at the log's end, for the last one that is no such event."""
 PATIENCE = 60.0
 """Seconds to wait for servers to start, ours or those of the process that has the folder."""
 
@@ -125,8 +129,19 @@ class Reader:
             fail(f"{error}; or a position, 57" if isinstance(error, BadMoment) else str(error))
 
     async def _latest(self) -> Instant:
-        found = await _answers(self.redis, [("HGET", log.keys.position, "recorded_at") for log in self.logs])
-        return max(int(each or 0) for each in found)
+        """When the last event was recorded, those that only tell of readings aside: looking at a day of last week does
+        not make it today."""
+        return max([await self._latest_of(log) for log in self.logs])
+
+    async def _latest_of(self, log: EventLog) -> Instant:
+        position = last = await log.last_position()
+        while position > max(0, last - MOST_READINGS):
+            entry = await entry_at(log, position)
+            if entry is not None and AUDIT_READ not in entry.envelope:
+                return entry.recorded_at
+            position -= 1
+        (recorded_at,) = await _answers(self.redis, [("HGET", log.keys.position, "recorded_at")])
+        return int(recorded_at or 0)
 
     async def position_at(self, log: EventLog, at: Instant) -> int:
         """The position of the last event that was recorded at or before this instant; 0: none was."""

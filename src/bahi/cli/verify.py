@@ -47,6 +47,7 @@ CHECKS: Final = {
     "seals_signed": ("every seal was signed with a key of this installation", ("seal_signature",)),
     "seals_cover": ("what is under a seal is exactly what was sealed", ("seal_cover", "unsealed")),
     "replay_equal": ("replaying the log gives exactly the live state", ("live",)),
+    "tables_equal": ("the table of strategies says what the log makes of them", ("table",)),
 }
 """What is checked: what it says when it holds, and the kinds of faults that it does not bear."""
 SHOWN = 5
@@ -105,7 +106,10 @@ def verify(
     raise typer.Exit(run_async(_verify(load_settings(home), public_key, anchor or [], json)))
 
 
-async def _verify(settings: Any, public_key: str | None, anchor: Sequence[str], json: bool) -> int:
+async def _verify(
+    settings: Any, public_key: str | None, anchor: Sequence[str], json: bool, *, recorded: bool = True
+) -> int:
+    from bahi.cli.audited import reading
     from bahi.cli.reader import open_reader
     from bahi.seal_keys import read_public_key
     from eventstore.seal_chain import parse_anchor
@@ -119,6 +123,8 @@ async def _verify(settings: Any, public_key: str | None, anchor: Sequence[str], 
         if strange := [str(each) for each in known if each.partition >= len(reader.logs)]:
             fail(f"there is no such partition: --anchor {strange[0]}")
         result = await check_all(reader, quiet=json, public_key=key, anchors=known)
+        if recorded and result.ok:  # a history that is not right is evidence: nothing is added to it
+            await reading(reader, "verify", {"anchor": ",".join(anchor)})
     code = OK if result.ok else CHECK_FAILED
     with until_closed(code):
         if json:
@@ -231,7 +237,7 @@ def show_verdict(reader: "Reader", result: Verdict) -> None:
     for what, kinds in CHECKS.values():
         verdict(what, result.holds(kinds))
     archived = f"{result.archived:,} of them archived, {result.sealed:,} sealed, " if result.archived else ""
-    out.print(f"{result.events:,} events, {archived}{result.strategies:,} strategies, {result.seconds:.1f} s")
+    say(f"{result.events:,} events, {archived}{result.strategies:,} strategies, {result.seconds:.1f} s")
     for seal in result.heads:
         say(f"The newest seal, to write down: --anchor {_anchor(reader, seal)}")
     for number, (partition, fault) in enumerate(result.faults[:SHOWN]):
@@ -239,5 +245,5 @@ def show_verdict(reader: "Reader", result: Verdict) -> None:
         say(f"{first} position {reader.places.show(partition, fault.position)}: {fault.text}")
     if result.fault_count > SHOWN:
         out.print(f"and {result.fault_count - SHOWN:,} more")
-    if result.kinds == {"live"}:
-        out.print("The log itself is whole: `bahi rebuild` makes the live state anew from it.")
+    if result.kinds and result.kinds <= {"live", "table"}:
+        out.print("The log itself is whole: `bahi rebuild` makes what follows from it anew.")
