@@ -106,7 +106,10 @@ def verify(
     raise typer.Exit(run_async(_verify(load_settings(home), public_key, anchor or [], json)))
 
 
-async def _verify(settings: Any, public_key: str | None, anchor: Sequence[str], json: bool) -> int:
+async def _verify(
+    settings: Any, public_key: str | None, anchor: Sequence[str], json: bool, *, recorded: bool = True
+) -> int:
+    from bahi.cli.audited import reading
     from bahi.cli.reader import open_reader
     from bahi.seal_keys import read_public_key
     from eventstore.seal_chain import parse_anchor
@@ -120,6 +123,8 @@ async def _verify(settings: Any, public_key: str | None, anchor: Sequence[str], 
         if strange := [str(each) for each in known if each.partition >= len(reader.logs)]:
             fail(f"there is no such partition: --anchor {strange[0]}")
         result = await check_all(reader, quiet=json, public_key=key, anchors=known)
+        if recorded and result.ok:  # a history that is not right is evidence: nothing is added to it
+            await reading(reader, "verify", {"anchor": ",".join(anchor)})
     code = OK if result.ok else CHECK_FAILED
     with until_closed(code):
         if json:
