@@ -4,6 +4,7 @@ from projections.compare import Difference, compare_live, corrupt_strategies
 from projections.rebuild import Rebuilt, rebuild, rebuild_redis, rebuild_sql
 from projections.replay import BrokenHistory, Fault, Kind, Progress, Replay, replay_states
 from projections.restoration import restore
+from projections.tables import RowDifference, TablesRebuilt
 from projections.verify import Report, verify
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "Rebuilt",
     "Replay",
     "Report",
+    "RowDifference",
+    "TablesRebuilt",
     "compare_live",
     "corrupt_strategies",
     "rebuild",

@@ -1,11 +1,10 @@
 """Rebuild: every projection made anew from the log, in Redis and in PostgreSQL.
 
 Trading may go on. In Redis a strategy is written only if nobody appended to it since, else its newer events are read
-first; in PostgreSQL the new rows appear at once, when the transaction ends.
+first; in PostgreSQL what differs is put right in one transaction (`projections.tables`).
 """
 
 from msgspec import Struct
-from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.strategy import State
@@ -17,13 +16,11 @@ from projections.compare import has_expired
 from projections.replay import Fault, Progress
 from projections.restoration import advance, restore
 from projections.runtime import encode_state
-from projections.sql.projections import SqlProjections, open_entry
-from projections.sql.tables import order_logs, parked, strategies
+from projections.tables import rebuild_sql
 
 __all__ = ["Rebuilt", "rebuild", "rebuild_redis", "rebuild_sql"]
 
 _AT_ONCE = 128
-_PAGE = 1000
 
 
 class Rebuilt(Struct, frozen=True, kw_only=True):
@@ -103,23 +100,3 @@ def restorable(log: EventLog, state: State, seen: int) -> Restorable:
         in_market=in_market,
         wrong=seen if seen > state.version else None,
     )
-
-
-async def rebuild_sql(archive: PostgresArchive, progress: Progress | None = None) -> int:
-    """The tables `strategies`, `order_logs` and `parked` from the archived events; how many those were.
-
-    One transaction: until it ends everybody reads the old rows, and the projector waits. Raises what outages raise.
-    """
-    projections = SqlProjections(archive)
-    async with archive.engine.begin() as connection:
-        last = await archive.reached(connection, lock=True)
-        for table in (strategies, order_logs, parked):
-            await connection.execute(delete(table).where(table.c.partition == archive.partition))
-        for after in range(0, last, _PAGE):
-            entries = [open_entry(raw) for raw in await archive.entries(after, min(after + _PAGE, last))]
-            changes = await projections.fold(connection, entries)
-            await projections.write(connection, changes)
-            projections.keep(changes)
-            if progress is not None:
-                progress(min(after + _PAGE, last), last)
-    return last

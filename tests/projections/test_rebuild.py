@@ -8,7 +8,7 @@ from domain.values import Kind
 from eventstore import restoring
 from eventstore.envelope import NewEvent
 from projections.fold import compare_live, rebuild, rebuild_redis
-from projections.rebuild import rebuild_sql
+from projections.snapshotter import take_snapshot
 from tests.projections.world import USER, World
 
 VIEWS = ("strategy:", "runtime:", "symbol:", "user:", "halt:")
@@ -88,26 +88,26 @@ async def test_what_is_appended_meanwhile_is_not_overwritten(world: World, monke
     assert await compare_live(world.log) == []
 
 
-async def test_the_tables_come_back_as_they_were(world: World) -> None:
+async def test_a_snapshot_makes_no_difference_to_what_is_rebuilt(world: World) -> None:
+    await _live(world)
+    await world.projector.step()
+    point = await take_snapshot(world.archive)
+    await world.fill(3, (await world.state(3)).order.tag)  # type: ignore[union-attr]
+    before = await world.dump(_views)
+    for from_start in (False, True):
+        await world.redis.hset("runtime:2", "sold", "10")
+        await world.redis.delete("runtime:3", f"halt:{USER}")
+        done = await rebuild_redis(world.log, from_start=from_start)
+        assert (done.events, done.since) == (await world.log.last_position(), 0 if from_start else point)
+        assert await world.dump(_views) == before
+
+
+async def test_both_are_rebuilt(world: World) -> None:
     await _live(world)
     await world.projector.step()
     before = [await world.rows(strategies, "id"), await world.rows(order_logs, "tag")]
-    await world.execute("DELETE FROM order_logs WHERE kind = 'BUY' RETURNING 1")
-    await world.execute("UPDATE strategies SET status = 'failed', quantity = 1 RETURNING 1")
-    await world.create(4)  # not archived yet: not in the tables either
-    told: list[tuple[int, int]] = []
-    await rebuild(world.log, world.engine, lambda *done: told.append(done))
+    await world.execute("UPDATE strategies SET status = 'failed' RETURNING 1")
+    await world.redis.delete("runtime:2")
+    await rebuild(world.log, world.engine)
     assert [await world.rows(strategies, "id"), await world.rows(order_logs, "tag")] == before
-    assert told[-1][0] == told[-1][1] == await world.archive.last_position()
-    await world.projector.step()
-    assert [row.id for row in await world.rows(strategies, "id")] == [1, 2, 3, 4]
-
-
-async def test_the_pages_of_a_rebuild_do_not_matter(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    await _live(world)
-    await world.projector.step()
-    before = [await world.rows(strategies, "id"), await world.rows(order_logs, "tag")]
-    monkeypatch.setattr("projections.rebuild._PAGE", 3)
-    monkeypatch.setattr("projections.sql.projections.REMEMBERED", 1)
-    await rebuild_sql(world.archive)
-    assert [await world.rows(strategies, "id"), await world.rows(order_logs, "tag")] == before
+    assert await compare_live(world.log) == []

@@ -61,8 +61,9 @@ class Changes(Struct):
 class SqlProjections:
     """The folds of one partition."""
 
-    def __init__(self, archive: PostgresArchive) -> None:
+    def __init__(self, archive: PostgresArchive, *, remembered: int = REMEMBERED) -> None:
         self._archive = archive
+        self._remembered = remembered
         self._strategies: OrderedDict[int, Strategy] = OrderedDict()
 
     def forget(self) -> None:
@@ -127,5 +128,5 @@ class SqlProjections:
         for strategy_id, strategy in changes.strategies.items():
             self._strategies[strategy_id] = strategy
             self._strategies.move_to_end(strategy_id)
-        while len(self._strategies) > REMEMBERED:
+        while len(self._strategies) > self._remembered:
             self._strategies.popitem(last=False)
