@@ -64,7 +64,9 @@ class Archived:
         await self.store(raws[self._filled.get(partition, 0) :], seal=seal, rest=rest, partition=partition)
         return raws
 
-    async def store(self, raws: Sequence[Raw], *, seal: int = 100, rest: bool = False, partition: int = 0) -> None:
+    async def store(
+        self, raws: Sequence[Raw], *, seal: int = 100, rest: bool = False, partition: int = 0, project: bool = True
+    ) -> None:
         """As the archive's writer does it: entries, projections and seals in one transaction, some at a time."""
         archive = PostgresArchive(self.engine, partition)
         projections = SqlProjections(archive)
@@ -76,7 +78,7 @@ class Archived:
         for start in range(0, len(raws), 2_000):
             page = raws[start : start + 2_000]
             async with self.engine.begin() as connection:
-                changes = await projections.fold(connection, [open_entry(raw) for raw in page])
+                changes = await projections.fold(connection, [open_entry(raw) for raw in page if project])
                 await archive.store(connection, page)
                 await projections.write(connection, changes)
                 await sealing.seal(connection, page, page[-1].recorded_at)

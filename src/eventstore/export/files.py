@@ -1,6 +1,5 @@
 """Exported files on a disk: whole or not there at all, and read as a stream, however large they are."""
 
-import gzip
 import io
 import os
 import secrets
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Self
+from typing import IO, Any, Final, Self
 
 __all__ = ["LONGEST", "Compressed", "NewFile", "Unreadable", "read_lines"]
 
@@ -123,21 +122,43 @@ class Compressed:
         self._file.flush()
 
 
+class _Unpacked(io.RawIOBase):
+    """What is packed in a file, one buffer at a time: what comes before a damage is given out before it is told."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._unpack = zlib.decompressobj(31)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        """Raises Unreadable, OSError."""
+        while True:
+            if self._unpack.eof:  # another packed stream may follow
+                some = self._unpack.unused_data or self._file.read(_CHUNK)
+                if not some:
+                    return 0
+                self._unpack = zlib.decompressobj(31)
+            else:
+                some = self._unpack.unconsumed_tail or self._file.read(_CHUNK)
+            try:
+                found = self._unpack.decompress(some, len(into))
+            except zlib.error as error:
+                raise Unreadable(f"the packed data are damaged: {error}") from None
+            if found:
+                into[: len(found)] = found
+                return len(found)
+            if not some and not self._unpack.eof:
+                raise Unreadable("the packed data stop before their end: the file is cut short")
+
+
 def read_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines of an open file, compressed or not, without their line feeds. Raises Unreadable, OSError."""
-    start = file.read(2)
+    """The lines of an open file, packed or not, without their line feeds. Raises Unreadable, OSError."""
+    packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    plain = start != b"\x1f\x8b"
-    stream: IO[bytes] = file if plain else io.BufferedReader(gzip.GzipFile(fileobj=file, mode="rb"), _CHUNK)
-    while True:
-        try:
-            line = stream.readline(LONGEST)
-        except EOFError:
-            raise Unreadable("the compressed data stop before their end: the file is cut short") from None
-        except (zlib.error, gzip.BadGzipFile) as error:
-            raise Unreadable(f"the compressed data are damaged: {error}") from None
-        if not line:
-            return
+    stream: IO[bytes] = io.BufferedReader(_Unpacked(file), _CHUNK) if packed else file
+    while line := stream.readline(LONGEST):
         if not line.endswith(b"\n"):
             long = len(line) >= LONGEST
             raise Unreadable(f"a line is longer than {LONGEST} bytes" if long else "the last line is cut short")

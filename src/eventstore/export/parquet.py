@@ -60,12 +60,12 @@ class Rows:
             if line.startswith(b'{"specversion":'):
                 source, raw = entry_of(line, self._sources)
                 _append(self._columns, source, raw, stored(raw.envelope))
+                if len(self._columns["position"]) >= ROWS:
+                    self._flush()
                 continue
             if not self._sources and isinstance(it := read(line, kind_of(line)), ManifestLine):
                 self._sources = sources_of(it.manifest)
             self._proof(line + b"\n")
-        if len(self._columns["position"]) >= ROWS:
-            self._flush()
 
     def close(self) -> None:
         if self._columns["position"]:

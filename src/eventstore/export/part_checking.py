@@ -97,14 +97,7 @@ class PartChecker:
         for fault in self.chain.follow(seal):
             self._fault(fault.kind, fault.text, fault.position, last=fault.last, exact=fault.exact)
         self._first_seal = self._first_seal or seal
-        if self.next <= seal.last:
-            if not self._told:
-                self._missing(self.next, seal.last)
-        elif self.next - 1 > seal.last and not self._told:
-            self._fault(
-                ORDER, f"seal {seal.number} ends at {seal.last}, and {self.next - 1} was before it", seal.last + 1
-            )
-        elif not self._told:
+        if not self._told:
             self._cover(seal, hints)
         self.next = max(self.next, seal.last + 1)
         self._restart()
@@ -184,6 +177,15 @@ class PartChecker:
         name = f"seal {seal.number} (positions {seal.first} to {seal.last})"
         if seal.first != self._stretch.begin:
             return  # told as a broken chain
+        if self.next != seal.last + 1:
+            # Where the others were renumbered, the hints tell which one it was that came or went.
+            for position in self._stretch.differing(hints)[:1]:
+                self._fault(COVER, f"this is not the entry that {name} covers", position)
+            if self.next <= seal.last:
+                self._missing(self.next, seal.last)
+            else:
+                self._fault(ORDER, f"{name} comes when {self.next - 1} was there already", seal.last + 1)
+            return
         if self._blank is not None:
             if self._stretch.tree.count or self._blank.count != seal.count:
                 text = f"some of {name} are left out without the hashes that would prove the others"
