@@ -6,6 +6,7 @@ commit in PostgreSQL. Between two effects one moment is as good as the other, so
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, TypeVar
@@ -22,8 +23,11 @@ __all__ = ["Effects", "How"]
 T = TypeVar("T")
 How = Literal["kill", "stop"]
 
-_VISIBLE: Final = (b"EVALSHA", b"EVAL\r", b"XACK", b"XAUTOCLAIM")
-"""Of the commands to Redis those that change the log or what is pending."""
+_VISIBLE: Final = re.compile(
+    rb"^\*\d+\r\n\$\d+\r\n"
+    rb"(EVALSHA|EVAL|XACK|XAUTOCLAIM|XGROUP|UNLINK|RENAME|RPUSH|HSET|SET\r\n\$\d+\r\n(\{\d+\}:)?(epoch|log_id))\r\n"
+)
+"""Of the commands to Redis those that change the log or what is pending; prices, limits and the like may be lost."""
 _TURNS: Final = 4
 """Of the event loop, until what was written to a socket has left the process."""
 
@@ -87,4 +91,4 @@ class Effects:
 
 def _is_visible(command: Any) -> bool:
     parts = command if isinstance(command, list) else [command]
-    return any(name in bytes(part[:64]) for part in parts for name in _VISIBLE)
+    return any(_VISIBLE.match(bytes(part[:80])) is not None for part in parts)

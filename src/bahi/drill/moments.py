@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -24,6 +24,7 @@ from bahi.drill.checks import (
 )
 from bahi.drill.crew import Process
 from bahi.drill.day import Day
+from bahi.drill.link import Died
 from bahi.drill.plan import DayPlan
 from bahi.drill.rows import Layout, Moment, Row
 from bahi.drill.stage import Stage
@@ -66,6 +67,8 @@ class Result(Struct, kw_only=True):
     acknowledged: int = 0
     torn: int = 0
     epochs: int = 1
+    restarted: bool = False
+    """Whether processes of the engine were started for it."""
     reopened: int = 0
     seconds: float = 0.0
 
@@ -123,9 +126,11 @@ class Round:
         self._stage = stand.stage
         self._moment = moment
         self._rng = moment.rng()
+        self._again_after = moment.again
         self._known: dict[int, bytes] = {}
         self._copied = not moment.copies
         self._broken = False
+        self._database_gone = False
         self._processes: list[Process] = []
 
     def play(self) -> Result:
@@ -181,6 +186,8 @@ class Round:
     def _arm(self, victim: Process) -> None:
         at = max(2, int(self.effects * self._moment.at))
         armed: list[tuple[int, str]] = [(at, "kill" if self._moment.dies else "stop")]
+        if self._again_after and not self._moment.dies:
+            armed.append((at + self._again_after, "kill"))
         if self._moment.copies:
             armed.insert(0, (max(1, min(at - 1, int(self.effects * self._moment.copied_at))), "stop"))
         victim.ask({"do": "arm", "at": armed})
@@ -200,7 +207,12 @@ class Round:
 
     def _on_death(self, day: Day, process: Process) -> None:
         """The process is gone; the others live on, or go with it. After a while by the market's time all is back."""
-        process.kill()
+        if self._broken and self._again_after:
+            self._again_after = 0
+            process.kill()
+            self._processes.remove(process)
+            self._restart([process])
+            return
         if self._broken or not self.effects:
             raise RuntimeError(f"the process of {', '.join(process.roles)} ended by itself")
         dead = [process] if self._moment.alone else list(self._processes)
@@ -216,11 +228,25 @@ class Round:
     def _restart(self, dead: list[Process]) -> None:
         self._since = time.perf_counter()
         self._mend()
-        heirs = [self._stand.new_process() for _ in dead]
-        for heir, process in zip(heirs, dead, strict=True):
-            heir.open(self._stage.environment(), process.roles, self._day.now)
-        self._processes[:0] = heirs
+        self._processes[:0] = [self._heir(process.roles) for process in dead]
+        self.result.restarted = True
         self._day.at_rest = self._measure
+
+    def _heir(self, roles: Sequence[str]) -> Process:
+        """A new process in the place of a dead one; it, too, may have to die, and even while it recovers."""
+        heir = self._stand.new_process()
+        if self._again_after:
+            heir.ask({"do": "arm", "at": [(self._again_after, "kill")]})
+        try:
+            heir.open(self._stage.environment(), roles, self._day.now)
+        except Died as error:
+            heir.kill()
+            if not self._again_after:
+                raise RuntimeError(f"the process of {', '.join(roles)} ended while it started") from error
+            self._again_after = 0
+            self._since = time.perf_counter()
+            return self._heir(roles)
+        return heir
 
     def _at_the_latest(self) -> None:
         """The day had fewer effects than the quiet one: then it happens at its end."""
@@ -241,7 +267,7 @@ class Round:
 
     def _measure(self) -> None:
         """Everything that could be done was done: the engine trades."""
-        if self._moment.row is not Row.POSTGRES:
+        if self._moment.row is not Row.POSTGRES and not self.result.trading_after:
             self.result.trading_after = time.perf_counter() - self._since
             self._look_at(self._day.now + LOOK_EVERY, self._day.now + LOOK_FOR)
 
@@ -274,12 +300,14 @@ class Round:
         stage = self._stage
         if not stage.redis.is_running:
             stage.redis.start()
+            reached = max(stage.redis_position(), max(self._known, default=0))
+            self.result.only_redis = max(0, self._held_before - reached)
         if self._moment.row is Row.POSTGRES:
-            self._day.at(self._day.now + HOUR, self._database_back)
+            if not self._database_gone:
+                self._database_gone = True
+                self._day.at(self._day.now + HOUR, self._database_back)
         elif not stage.postgres.is_running:
             stage.postgres.start()
-        reached = max(stage.redis_position(), max(self._known, default=0))
-        self.result.only_redis = max(0, self._held_before - reached)
 
     def _database_back(self) -> None:
         begun = time.perf_counter()

@@ -11,6 +11,8 @@ from domain.values import SECOND, Duration
 __all__ = ["EVERY", "Layout", "Moment", "Row", "draw_moment"]
 
 ALL: Final = ("api", "worker", "scheduler", "market", "updates", "archive")
+AGAIN: Final = 0.25
+"""The share of moments that are followed by another death."""
 LONGEST: Final[Duration] = 90 * SECOND
 Layout = tuple[tuple[str, ...], ...]
 """The roles of each process; the first is the one that is broken."""
@@ -53,6 +55,9 @@ class Moment(Struct, frozen=True, kw_only=True):
     copied_at: float
     dies: bool
     outage: Duration
+    again: int
+    """The process that was broken is killed once more after so many effects: while it recovers, or soon after. 0: it is
+    not."""
     archives: float
     apart: str
     """The role that has a process of its own; empty: all are in one process."""
@@ -81,6 +86,8 @@ def draw_moment(row: Row, number: int, seed: int) -> Moment:
     at = rng.uniform(0.02, 0.7 if row is Row.POSTGRES else 0.97)
     dies = row in _DEAD or (row not in _LIVE and number % 2 == 0)
     apart = _SPLIT.get(row, "worker" if not dies and rng.random() < 0.4 else "")
+    outage = rng.choice((0, rng.randint(0, LONGEST))) if dies else 0
+    again = rng.randint(1, 60) if row is not Row.POSTGRES and rng.random() < AGAIN else 0
     return Moment(
         row=row,
         number=number,
@@ -88,7 +95,8 @@ def draw_moment(row: Row, number: int, seed: int) -> Moment:
         at=at,
         copied_at=rng.uniform(0, at),
         dies=dies,
-        outage=rng.choice((0, rng.randint(0, LONGEST))) if dies else 0,
+        outage=outage,
+        again=again,
         archives=rng.choice((1.0, 0.3, 0.05)),
         apart=apart,
     )

@@ -92,7 +92,7 @@ class Stage:
     def redis_position(self) -> int:
         """The last position of the log, as this Redis has it; 0 for none."""
         with self.redis.client() as client:
-            return int(client.hget(Keys().position, "position") or 0)  # type: ignore[arg-type]
+            return int(client.hget(Keys().position, "position") or 0)
 
     def streamed(self) -> dict[int, bytes]:
         """The envelopes in the streams, by position."""
