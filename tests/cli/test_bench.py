@@ -64,10 +64,23 @@ def test_memory_is_looked_at_while_events_flow_through_the_archive() -> None:
     assert len(done.object["figures"]) == 4
 
 
+def test_rebuilding_is_measured_with_a_snapshot_and_without() -> None:
+    done = bahi("bench", "rebuild", "--events", "3000", "--strategies", "40", "--json", timeout=120)
+    assert done.code == 0, done
+    figures = {each["name"]: each for each in done.object if each["unit"] == "s"}
+    rate = done.object[0]
+    assert (rate["unit"], rate["goal"]) == ("events/s", "≥ 150,000")
+    assert float(rate["value"] * figures["PostgreSQL to states, every event"]["value"]) == pytest.approx(3000, rel=0.3)
+    for where in ("states", "Redis"):
+        assert "40 strategies, 300 events since" in figures[f"PostgreSQL to {where}, from a snapshot"]["note"]
+
+
 @pytest.mark.parametrize(
     ("words", "fact"),
     [
-        (("stops", "--events", "2000"), "are for `bahi bench archive`"),
+        (("stops", "--events", "2000"), "is for `bahi bench archive`"),
+        (("archive", "--strategies", "20"), "is for `bahi bench rebuild`"),
+        (("rebuild", "--memory"), "are for `bahi bench archive`"),
         (("archive", "--memory", "--no-seal"), "nothing is trimmed that is not sealed"),
     ],
 )

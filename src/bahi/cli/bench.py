@@ -14,6 +14,7 @@ from bahi.bench.decoding import decoding
 from bahi.bench.figures import Figure
 from bahi.bench.flowing import Sample, flowing
 from bahi.bench.kite import kite
+from bahi.bench.rebuilding import rebuilding
 from bahi.bench.replaying import memory, replay
 from bahi.bench.stops import buys_at_once, stops
 from bahi.bench.verifying import seals, verifying
@@ -46,6 +47,10 @@ MEASURES: dict[str, tuple[Measure, tuple[Fsync, ...]]] = {
         lambda fsync, quick: verifying(fsync, 20_000 if quick else 1_000_000, 500 if quick else 10_000),
         ("everysec",),
     ),
+    "rebuild": (
+        lambda fsync, quick: rebuilding(fsync, 20_000 if quick else 1_000_000, 500 if quick else 10_000),
+        ("everysec",),
+    ),
     "memory": (lambda fsync, quick: memory(fsync, 500 if quick else 5_000, 30_000), ("everysec",)),
 }
 
@@ -53,7 +58,8 @@ MEASURES: dict[str, tuple[Measure, tuple[Fsync, ...]]] = {
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help=f"Among {', '.join(MEASURES)}; none named: all.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer samples: a look, not a measurement.")] = False,
-    events: Annotated[int | None, typer.Option(min=1000, help="archive: how many events.")] = None,
+    events: Annotated[int | None, typer.Option(min=1000, help="archive, rebuild: how many events.")] = None,
+    strategies: Annotated[int | None, typer.Option(min=10, help="rebuild: of how many strategies.")] = None,
     seal: Annotated[
         bool | None, typer.Option("--seal/--no-seal", help="archive: only with seals, or only without; else in turns.")
     ] = None,
@@ -66,8 +72,12 @@ def bench(
     unknown = sorted(set(names or ()) - MEASURES.keys())
     if unknown:
         fail(f"no such measurement: {', '.join(unknown)}; there are {', '.join(MEASURES)}")
-    if (events is not None or seal is not None or memory) and names != ["archive"]:
-        fail("--events, --seal and --memory are for `bahi bench archive`")
+    if events is not None and names not in (["archive"], ["rebuild"]):
+        fail("--events is for `bahi bench archive` and `bahi bench rebuild`")
+    if strategies is not None and names != ["rebuild"]:
+        fail("--strategies is for `bahi bench rebuild`")
+    if (seal is not None or memory) and names != ["archive"]:
+        fail("--seal and --memory are for `bahi bench archive`")
     if memory and seal is not None:
         fail("--memory always seals: nothing is trimmed that is not sealed")
     configure_logging("ERROR")
@@ -77,6 +87,8 @@ def bench(
     figures: list[Figure] = []
     if events is not None or seal is not None:
         MEASURES["archive"] = (lambda fsync, _: archiving(fsync, events or 400_000, seal=seal), ("always",))
+    if events is not None or strategies is not None:
+        MEASURES["rebuild"] = (lambda f, _: rebuilding(f, events or 1_000_000, strategies or 10_000), ("everysec",))
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), disable=json, console=out
     ) as running:
