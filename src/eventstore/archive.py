@@ -95,9 +95,11 @@ class PostgresArchive:
             async with self.engine.connect() as connection:
                 return await fetch_entries(connection, self.partition, after, until)
 
-    async def histories(self, connection: AsyncConnection, strategy_ids: Sequence[int], until: int) -> list[Raw]:
-        """All that happened to these strategies up to `until`, in position order."""
-        return await fetch_histories(connection, self.partition, list(strategy_ids), until)
+    async def histories(
+        self, connection: AsyncConnection, strategy_ids: Sequence[int], until: int, *, after: int = 0
+    ) -> list[Raw]:
+        """All that happened to these strategies after `after` and up to `until`, in position order."""
+        return await fetch_histories(connection, self.partition, list(strategy_ids), after, until)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

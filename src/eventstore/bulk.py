@@ -17,7 +17,8 @@ _ENTRIES = """
 # No LIMIT: with one PostgreSQL may sort all that follows for each page, as long as it has no statistics.
 _HISTORIES = """
     SELECT position, stream, version, recorded_at, envelope FROM events
-    WHERE partition = %s AND strategy_id = ANY(%s) AND version > 0 AND position <= %s ORDER BY position
+    WHERE partition = %s AND strategy_id = ANY(%s) AND version > 0 AND position > %s AND position <= %s
+    ORDER BY position
 """
 
 
@@ -27,10 +28,10 @@ async def fetch_entries(connection: AsyncConnection, partition: int, after: int,
 
 
 async def fetch_histories(
-    connection: AsyncConnection, partition: int, strategy_ids: list[int], until: int
+    connection: AsyncConnection, partition: int, strategy_ids: list[int], after: int, until: int
 ) -> list[Raw]:
-    """The versioned entries of these strategies up to `until`, in position order."""
-    return await _fetch(connection, _HISTORIES, partition, strategy_ids, until)
+    """The versioned entries of these strategies at the positions after + 1 … until, in order."""
+    return await _fetch(connection, _HISTORIES, partition, strategy_ids, after, until)
 
 
 async def _fetch(connection: AsyncConnection, statement: str, *values: object) -> list[Raw]:

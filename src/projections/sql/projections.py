@@ -1,7 +1,7 @@
 """All SQL projections of a partition together: a batch of the log is folded, written, and then remembered.
 
-The states of the strategies that something happened to lately are kept in memory. One that is not there is folded from
-its own events in the archive, so a start needs no replay of the whole log. Nothing is remembered before the batch is
+The states of the strategies that something happened to lately are kept in memory. One that is not there is recalled
+from the archive, so a start needs no replay of the whole log. Nothing is remembered before the batch is
 committed (`keep`), so a transaction that failed leaves no trace.
 """
 
@@ -19,6 +19,7 @@ from eventstore.errors import CorruptEvent
 from projections.replay import Fault, Kind
 from projections.sql.order_logs import OrderChange, fold_order, write_orders
 from projections.sql.parked import PARKING, write_parked
+from projections.sql.recall import AT_ONCE, snapshotted
 from projections.sql.strategies import Strategy, write_strategies
 
 __all__ = ["TURN", "Changes", "Entry", "SqlProjections", "open_entry"]
@@ -91,10 +92,25 @@ class SqlProjections:
             changes.strategies[strategy_id] = (known or Strategy.new(strategy_id, entry.user_id)).copy()
             if known is None and entry.raw.version > 1:
                 unknown.append(strategy_id)
-        if unknown:
-            earlier = Changes(strategies=changes.strategies)
-            for raw in await self._archive.histories(connection, unknown, entries[0].raw.position - 1):
+        if not unknown:
+            return
+        until = entries[0].raw.position - 1
+        for start in range(0, len(unknown), AT_ONCE):
+            await self._recall_some(connection, unknown[start : start + AT_ONCE], until, changes)
+
+    async def _recall_some(
+        self, connection: AsyncConnection, strategy_ids: list[int], until: int, changes: Changes
+    ) -> None:
+        """From the last snapshot and what happened since; those that it lacks from their first event on."""
+        earlier = Changes(strategies=changes.strategies)
+        point, held = await snapshotted(connection, self._archive, strategy_ids, until)
+        changes.strategies.update(held)
+        for some, after in ((list(held), point), ([each for each in strategy_ids if each not in held], 0)):
+            raws = await self._archive.histories(connection, some, until, after=after) if some else []
+            for number, raw in enumerate(raws):
                 self._fold(open_entry(raw), earlier)
+                if number % TURN == 0:
+                    await asyncio.sleep(0)
 
     def _fold(self, entry: Entry, changes: Changes) -> None:
         raw, it = entry.raw, entry.recorded

@@ -9,7 +9,7 @@ from msgspec import Struct
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.events import StrategyExited, StrategyStarted
+from domain.events import Event, StrategyExited, StrategyStarted
 from domain.strategy import State, initial
 from domain.values import Instant
 from eventstore.envelope import Recorded
@@ -38,9 +38,13 @@ class Strategy(Struct):
         """Take one event of the strategy."""
         apply_recorded(self.state, it.version, it.recorded_at, it.position, it.event)
         self.created_at = self.created_at or it.recorded_at
-        if isinstance(it.event, StrategyExited):
-            self.realised = it.event.realised
-        elif isinstance(it.event, StrategyStarted):
+        self.realise(it.event)
+
+    def realise(self, event: Event) -> None:
+        """A run that ends tells what it realised; one that begins has realised nothing."""
+        if isinstance(event, StrategyExited):
+            self.realised = event.realised
+        elif isinstance(event, StrategyStarted):
             self.realised = None
 
     def skip(self, version: int, recorded_at: Instant, position: int) -> None:
