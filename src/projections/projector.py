@@ -215,6 +215,7 @@ class Projector:
         """Make the seals that are due though nothing new was archived; with `rest`, over everything. How many."""
         if self._sealing is None or self._position is None or not self._sealing.due(self._clock.now(), rest=rest):
             return 0
+        before = self._sealing.head
         try:
             async with self._engine.begin() as connection:
                 if await self.archive.reached(connection, lock=True) != self._position:
@@ -225,7 +226,7 @@ class Projector:
             self._forget()
             raise
         self._sealing.committed()
-        if made:
+        if self._sealing.head is not before:
             await self._announce(self._position)
         return made
 

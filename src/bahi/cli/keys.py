@@ -107,8 +107,8 @@ def rotate(
 ) -> None:
     """A new key for the seals, and everything that is stored sealed under the newest of BAHI_SECRET_KEYS.
 
-    Put the new secret key first in BAHI_SECRET_KEYS, leave the older ones behind it, rotate, and take them out when all
-    processes run with the new one. Works while the engine runs. Seals that were made stay valid.
+    Put the new secret key first in BAHI_SECRET_KEYS, the older ones behind it, and restart the processes; then rotate,
+    while they run; then take the older ones out. Seals that were made stay valid.
     """
     if unvouched and what is not What.SEAL:
         fail("--unvouched is for `bahi keys rotate seal` alone")
