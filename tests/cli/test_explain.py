@@ -1,5 +1,6 @@
 """`bahi explain` tells one order's story as the log has it."""
 
+from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -7,10 +8,10 @@ from msgspec import structs
 
 from bahi.cli.story import tell
 from bahi.cli.times import Times
-from domain.events import Intent, StoplossTriggered
+from domain.events import Intent, OrderFilled, OrderRecovered, StoplossTriggered
 from domain.tags import make_tag
-from domain.values import SECOND
-from eventstore.envelope import Recorded
+from domain.values import SECOND, Kind, Product
+from eventstore.envelope import NewEvent, Recorded
 from tests.cli.terminal import Installation
 
 
@@ -115,3 +116,41 @@ def test_a_tag_of_another_log(day: Installation) -> None:
     done = day.here("explain", make_tag("0000", 2, 3, 1))
     assert done.code == 2
     assert "is of the log 0000" in done.err
+
+
+def test_an_order_that_is_only_in_the_archive_is_explained_just_the_same(own: Installation) -> None:
+    orders = [it.event.tag for it in intents(own)[:4] if isinstance(it.event, Intent)]
+    was = [own.here("explain", tag, "--json").object for tag in orders]
+    ((archived,),) = own.sql("SELECT max(position) FROM events")
+    assert archived >= max(step["position"] for told in was for step in told["steps"])
+    for name in ("critical", "high", "medium", "low"):
+        own.redis.xtrim(f"events:{name}", minid=f"{archived + 1}-0", approximate=False)
+    assert [own.here("explain", tag, "--json").object for tag in orders] == was
+    assert own.here("explain", was[0]["order_id"], "--json").object == was[0]
+
+
+def test_an_order_that_the_log_had_lost_is_told_from_its_recovery_on(own: Installation) -> None:
+    created = next(it for it in own.events() if it.event.type == "STRATEGY_STARTED")
+    log_id = own.redis.get("log_id").decode()  # type: ignore[union-attr]
+    tag = make_tag(log_id, created.strategy_id, created.version, 77)
+    recovered = OrderRecovered(
+        tag=tag,
+        kind=Kind.BUY,
+        run=created.version,
+        number=77,
+        order_id="240615000000001",
+        symbol="NSE:INFY",
+        quantity=7,
+        product=Product.MIS,
+        placed_at=created.recorded_at,
+    )
+    filled = OrderFilled(tag=tag, order_id=recovered.order_id, filled=7, average_price=Decimal("1500.05"))
+    own.append(*(NewEvent(event, created.strategy_id, created.user_id) for event in (recovered, filled)))
+    told = own.here("explain", tag, "--json").object
+    assert (told["recovered"], told["order_id"], told["filled"]) == (True, recovered.order_id, 7)
+    assert told["request"]["side"] == "BUY"
+    assert [step["step"] for step in told["steps"]] == ["recovered", "fill"]
+    text = own.here("explain", recovered.order_id).out
+    assert "was lost with the end of the log" in text
+    assert "BUY 7 NSE:INFY (MIS): order 77 of its run" in text
+    assert own.here("explain", intents(own)[0].event.tag, "--json").object["recovered"] is False  # type: ignore[attr-defined]
