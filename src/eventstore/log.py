@@ -7,13 +7,13 @@ from redis.asyncio import Redis
 from domain.clock import Clock
 from eventstore.batch import Ack, Appended, AppendResult, Permit, RuntimeWrite
 from eventstore.clients import command, sibling
-from eventstore.envelope import Dedupe, Ids, NewEvent, Raw, Recorded
+from eventstore.envelope import Dedupe, Ids, NewEvent, Recorded
 from eventstore.epochs import Epoch
 from eventstore.errors import LogError, LogHole, LogLost, LogUnavailable
 from eventstore.following import follow
 from eventstore.keys import Keys
 from eventstore.loading import Loaded, load, load_many
-from eventstore.reading import Archive, last_position, read_pages, read_raw_pages
+from eventstore.reading import Archive, last_position, read_pages
 from eventstore.request import Request
 from eventstore.script import Script
 
@@ -165,12 +165,6 @@ class EventLog:
     def read_pages(self, after: int = 0, until: int | None = None, page: int = 512) -> AsyncIterator[list[Recorded]]:
         """As `read`, a page at a time: for replaying fast."""
         return read_pages(self.redis, self.keys, after, until, page=page, archive=self.archive)
-
-    async def read_raw(self, after: int = 0, until: int | None = None, page: int = 512) -> AsyncIterator[Raw]:
-        """As `read`, but the entries as the streams hold them, and of the streams only (LogHole for older ones)."""
-        async for entries in read_raw_pages(self.redis, self.keys, after, until, page=page):
-            for raw in entries:
-                yield raw
 
     def follow(self, after: int = 0, page: int = 256) -> AsyncGenerator[Recorded, None]:
         """As `read`, and then every event as it comes, for ever; close it with `aclose()`.

@@ -30,6 +30,7 @@ from eventstore.batch import (
     RuntimeWrite,
     WrongEpoch,
 )
+from eventstore.entries import stream_entries
 from eventstore.envelope import Dedupe, NewEvent
 from eventstore.errors import DedupeMismatch, LogUnavailable
 from eventstore.keys import GROUP
@@ -384,7 +385,8 @@ async def test_an_event_without_correlation_starts_one(log):
 async def test_a_stop_request_is_in_the_medium_stream_and_a_halt_in_the_critical_one(log):
     await log.append([NewEvent(StrategyStopRequested(), strategy_id=1), NewEvent(UserHalted(), user_id=7)])
     await log.append([NewEvent(SellTriggered(run=1, due_at=2), strategy_id=1)])
-    assert [(raw.position, raw.stream) async for raw in log.read_raw()] == [(1, "medium"), (2, CRITICAL), (3, HIGH)]
+    entries = await stream_entries(log, 0, 3)
+    assert [(raw.position, raw.stream) for raw in entries] == [(1, "medium"), (2, CRITICAL), (3, HIGH)]
 
 
 async def test_a_version_that_is_no_number_stops_the_append_before_it_writes(log) -> None:

@@ -1,5 +1,5 @@
-"""The role `archive`: writes every event, the SQL projections, the seals and the checkpoint; trims what Redis need not
-hold any longer."""
+"""The role `archive`: writes every event, the SQL projections, the seals and the checkpoint; takes snapshots; and trims
+what Redis need not hold any longer."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,12 +16,13 @@ from domain.events import AlertTriggered, SystemRecovery
 from domain.values import HOUR, MINUTE, SECOND, Code, Duration, Instant, Severity
 from eventstore.archive import OUTAGES
 from eventstore.envelope import Dedupe, NewEvent
-from eventstore.errors import LogUnavailable
+from eventstore.errors import LogError, LogUnavailable
 from eventstore.sealing import Sealing
 from eventstore.seals import Seal
 from eventstore.trimming import ArchiveIncomplete, trim
 from eventstore.waiting import either
 from projections.projector import Lag, Projector
+from projections.snapshotter import Snapshotter
 
 __all__ = ["ArchiveRole"]
 
@@ -47,6 +48,8 @@ class ArchiveRole:
         self._alarmed = asyncio.Event()
         self._held: dict[int, object] = {}
         self.projectors = [self._projector(number) for number in range(len(house.logs))]
+        every = house.settings.snapshot_events
+        self._snapshotters = [Snapshotter(each.archive, every=every) for each in self.projectors]
 
     def _projector(self, partition: int) -> Projector:
         house = self._house
@@ -71,6 +74,8 @@ class ArchiveRole:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             tending = group.create_task(self._tend())
+            for snapshotter in self._snapshotters:
+                group.create_task(snapshotter.run())
             async with asyncio.TaskGroup() as projectors:
                 for projector in self.projectors:
                     projectors.create_task(projector.run())
@@ -79,6 +84,8 @@ class ArchiveRole:
     async def stop(self) -> None:
         for projector in self.projectors:
             await projector.stop()
+        for snapshotter in self._snapshotters:
+            await snapshotter.stop()
 
     # --- looking after what is stored ---------------------------------------------------------------------------------
 
@@ -150,7 +157,7 @@ class ArchiveRole:
     def _troubled(self, partition: int) -> Callable[[Exception], None]:
         def troubled(error: Exception) -> None:
             _report(error)
-            if not isinstance(error, LogUnavailable):
+            if not isinstance(error, LogError):  # which would be Redis, or a hole in the log
                 self._dark_since.setdefault(partition, self._house.clock.now())
 
         return troubled
