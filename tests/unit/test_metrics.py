@@ -397,7 +397,7 @@ def test_the_market_listener_tells_ticks_and_why_some_do_not_count(metrics: Metr
 
 async def test_the_application_serves_them_beside_its_own_by_route_template(metrics: Metrics) -> None:
     metrics.archive_lag.set(12)
-    application = create_app(cast(Any, SimpleNamespace(registry=metrics.registry)))
+    application = create_app(cast(Any, SimpleNamespace(registry=metrics.registry, acknowledge=None)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://bahi") as client:
         assert (await client.get("/healthz")).status_code == 200
         assert (await client.get("/no/such/path/4711")).status_code == 404
