@@ -13,7 +13,7 @@ from sqlalchemy import delete, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore.archive import PostgresArchive
-from eventstore.archive_tables import epochs, events, seal_keys, seals
+from eventstore.archive_tables import epochs, events, seal_keys, seals, snapshot_points, snapshots
 from eventstore.bulk import fetch_entries
 from eventstore.envelope import Raw
 from eventstore.epochs import archived_lineage
@@ -131,7 +131,7 @@ class _Target:
         found = select(seals.c.number).where(seals.c.partition == part.partition).order_by(seals.c.number.desc())
         target._number = await connection.scalar(found.limit(1)) or 0
         if not before:
-            for table in (strategies, order_logs, parked):
+            for table in (strategies, order_logs, parked, snapshots, snapshot_points):
                 await connection.execute(delete(table).where(table.c.partition == part.partition))
         return target
 

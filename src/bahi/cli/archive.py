@@ -10,7 +10,10 @@ from bahi.cli.common import Home, Json, fail, load_settings, run_async, until_cl
 
 __all__ = ["Format", "app"]
 
-app = typer.Typer(help="The archive of the history: how far it is, and as a file that proves itself.")
+app = typer.Typer(
+    help="How far the history is archived; and the history as a file that proves itself, out of it and into it.",
+    no_args_is_help=True,
+)
 
 
 class Format(StrEnum):

@@ -39,6 +39,9 @@ from eventstore.sealing import SealingStopped
 __all__ = ["Asked", "export_archive"]
 
 
+READING = "AUDIT_READ"
+
+
 class Asked(Struct, frozen=True, kw_only=True):
     """The command line."""
 
@@ -55,7 +58,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     unsigned: bool = False
 
 
-async def export_archive(settings: Any, asked: Asked, json: bool) -> int:
+async def export_archive(settings: Any, asked: Asked, json: bool, *, recorded: bool = True) -> int:
     """The exit code; exits with 2 for what makes no sense."""
     to_stdout = str(asked.file) == "-"
     if to_stdout and (json or asked.parquet):
@@ -63,7 +66,8 @@ async def export_archive(settings: Any, asked: Asked, json: bool) -> int:
     types = tuple(sorted({_type(each) for each in asked.types}))
     begun = time.perf_counter()
     async with open_archive(settings) as home:
-        await record_read(home.redis, home.engine, "export", {"file": asked.file, **_filters(asked)})
+        if recorded:
+            await record_read(home.redis, home.engine, "export", {"file": asked.file, **_filters(asked)})
         private = await _private_key(home, asked.unsigned)
         wish = await _wish(home, asked, types)
         manifest = await plan(home.engine, wish, now=SystemClock().now(), private=private)
@@ -184,7 +188,8 @@ async def _private_key(home: ArchiveHome, unsigned: bool) -> Ed25519PrivateKey |
 async def _wish(home: ArchiveHome, asked: Asked, types: tuple[str, ...]) -> Wish:
     async with home.engine.connect() as connection:
         partitions = await connection.scalar(select(func.count(epochs.c.partition.distinct()))) or 1
-        newest = await connection.scalar(select(func.max(events.c.recorded_at))) or 0
+        # a reading of a day of last week does not make it today
+        newest = await connection.scalar(select(func.max(events.c.recorded_at)).where(events.c.type != READING)) or 0
     times = Times(home.settings.zone)
     today = times.wall(newest).date()
     since = None if asked.since is None else _moment(asked.since, times, today, end=False)
@@ -275,8 +280,8 @@ def _show(told: dict[str, Any], to_stdout: bool) -> None:
     left_out = f", {told['left_out']:,} left out" if told["left_out"] else ""
     size = f", {told['bytes']:,} bytes" if told["bytes"] else ""
     tell(f"{told['file'] or 'standard output'}: {told['events']:,} events{left_out}, {told['seals']:,} seals{size}")
-    if told["not_archived_yet"]:
-        tell(f"{told['not_archived_yet']:,} events are not archived yet, and not in the file")
+    if behind := told["not_archived_yet"]:
+        tell(f"{'1 event is' if behind == 1 else f'{behind:,} events are'} not archived yet, and not in the file")
     for part in told["partitions"]:
         if part["newest_seal"]:
             tell(
