@@ -12,7 +12,7 @@ import msgspec
 import psycopg
 import sqlalchemy.exc
 from msgspec import Struct
-from sqlalchemy import func, select, update
+from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -105,17 +105,14 @@ class PostgresArchive:
 
     async def reached(self, connection: AsyncConnection, *, lock: bool = False) -> int:
         """The checkpoint. With `lock` it is this transaction's: whoever else wants to write waits."""
-        found = select(checkpoint.c.position).where(
-            checkpoint.c.name == CHECKPOINT, checkpoint.c.partition == self.partition
-        )
+        mine = {"name": CHECKPOINT, "partition": self.partition}
         if not lock:
-            return await connection.scalar(found) or 0
-        found = found.with_for_update()
-        position = await connection.scalar(found)
+            return await connection.scalar(_REACHED, mine) or 0
+        position = await connection.scalar(_LOCKED, mine)
         if position is None:
-            mine = {"name": CHECKPOINT, "partition": self.partition, "position": 0}
-            await connection.execute(insert(checkpoint).values(mine).on_conflict_do_nothing())
-            position = await connection.scalar(found)
+            first = insert(checkpoint).values({**mine, "position": 0})
+            await connection.execute(first.on_conflict_do_nothing())
+            position = await connection.scalar(_LOCKED, mine)
         return position or 0
 
     async def store(self, connection: AsyncConnection, raws: Sequence[Raw], *, reached: int | None = None) -> int:
@@ -134,11 +131,8 @@ class PostgresArchive:
             return 0
         await self._months.ensure(connection, [raw.recorded_at for raw in new])
         await self._copy(connection, new)
-        await connection.execute(
-            update(checkpoint)
-            .where(checkpoint.c.name == CHECKPOINT, checkpoint.c.partition == self.partition)
-            .values(position=new[-1].position, updated_at=func.clock_timestamp())
-        )
+        mine = {"name": CHECKPOINT, "partition": self.partition, "position": new[-1].position}
+        await connection.execute(_MOVE, mine)
         return len(new)
 
     def committed(self) -> None:
@@ -172,6 +166,12 @@ class PostgresArchive:
                 )
 
 
+_REACHED = text("SELECT position FROM checkpoint WHERE name = :name AND partition = :partition")
+_LOCKED = text("SELECT position FROM checkpoint WHERE name = :name AND partition = :partition FOR UPDATE")
+_MOVE = text(
+    "UPDATE checkpoint SET position = :position, updated_at = clock_timestamp()"
+    " WHERE name = :name AND partition = :partition"
+)
 _COPY = (
     "COPY events (partition, position, stream, version, recorded_at, type, strategy_id, user_id, envelope)"
     " FROM STDIN (FORMAT BINARY)"

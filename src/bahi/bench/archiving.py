@@ -20,6 +20,8 @@ __all__ = ["archiving"]
 RATE: Final = 10_000
 """Events a second that the follower has to keep up with."""
 TICK: Final = 0.001
+APART: Final = 0.02
+"""Seconds between the events of a quiet hour."""
 
 
 class _Round(Struct, frozen=True):
