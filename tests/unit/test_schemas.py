@@ -24,7 +24,9 @@ from bahi.schema.samples import Unsampled, samples
 from domain.events import EVENT_TYPES, Event
 from domain.values import Kind, Priority
 from eventstore.envelope import FORMAT, Raw, decode
+from eventstore.export.cloudevents import Source, as_line, stored
 from eventstore.upcasts import Upcasts
+from tests.export.history import history
 
 COMMITTED = Path(__file__).parents[2] / "schemas"
 FORMATS = FormatChecker()
@@ -182,7 +184,6 @@ EXPORTED = {
     "time": "2024-02-29T09:20:00.000123+05:30",
     "subject": "strategy/42",
     "datacontenttype": "application/json",
-    "dataschema": "events/BUY_TRIGGERED.json",
     "data": {"type": "BUY_TRIGGERED", "schema": 1, "run": 3, "due_at": 1709178600000000},
     "position": "17",
     "version": 5,
@@ -191,6 +192,9 @@ EXPORTED = {
     "correlationid": "w1-7",
     "causationid": "s1-3",
     "writer": "w1",
+    "stream": "high",
+    "recordedat": "1709178600000123",
+    "envelope": "mAE=",
 }
 
 
@@ -198,8 +202,16 @@ def test_an_exported_event_has_the_attributes_of_cloudevents(exported: Path) -> 
     validator = envelope_validator(exported)
     validator.validate(EXPORTED)
     validator.validate({**EXPORTED, "position": "3-17"})
+    bare = ("specversion", "id", "source", "position", "version", "stream", "recordedat", "envelope")
+    validator.validate({"type": "bahi.corrupt", **{name: EXPORTED[name] for name in bare}})
     attributes = json.loads((exported / "envelope.json").read_bytes())["properties"]
     assert all(name.isascii() and name.isalnum() and name == name.lower() and len(name) <= 20 for name in attributes)
+
+
+def test_what_is_exported_fits_the_schema(exported: Path) -> None:
+    validator, source = envelope_validator(exported), Source("A1B2")
+    for raw in [*history(60), Raw(61, "low", 0, 10**18, b"odd")]:
+        validator.validate(json.loads(as_line(raw, source, stored(raw.envelope))))
 
 
 @pytest.mark.parametrize(
@@ -213,6 +225,8 @@ def test_an_exported_event_has_the_attributes_of_cloudevents(exported: Path) -> 
         {"data": {"type": "BUY_TRIGGERED", "schema": 1}},
         {"password": "hunter2"},
         {"type": "BUY_TRIGERED"},
+        {"type": "bahi.corrupt"},
+        {"envelope": None},
     ],
     ids=str,
 )

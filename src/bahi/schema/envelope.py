@@ -3,12 +3,14 @@
 from typing import Final
 
 from bahi.schema.event import DIALECT, Schema, Types
+from eventstore.export.cloudevents import CORRUPT
 
 __all__ = ["envelope_schema"]
 
 _LARGEST: Final = 2**31 - 1
 """CloudEvents integers have 32 bits; positions and ids may outgrow them and are strings of digits."""
 _DIGITS: Final = {"type": "string", "pattern": "^(0|[1-9][0-9]*)$"}
+_OF_AN_EVENT: Final = ["time", "datacontenttype", "data", "correlationid", "writer"]
 
 
 def envelope_schema(types: Types) -> Schema:
@@ -17,8 +19,9 @@ def envelope_schema(types: Types) -> Schema:
         "$schema": DIALECT,
         "title": "Exported event",
         "description": (
-            "One event of the log in the JSON format of CloudEvents 1.0. Ordered by `position` within `source`, "
-            "without a gap; the history of one strategy is ordered by `version`."
+            "One event of the log in the JSON format of CloudEvents 1.0, as `bahi archive export` writes it. Ordered "
+            "by `position` within `source`, without a gap; the history of one strategy is ordered by `version`. An "
+            "entry that cannot be read is of type `bahi.corrupt`, without data."
         ),
         "type": "object",
         "properties": {
@@ -30,7 +33,7 @@ def envelope_schema(types: Types) -> Schema:
                 "minLength": 1,
                 "description": "the log and its partition",
             },
-            "type": {"enum": sorted(types), "description": "the event's type, as in the catalogue"},
+            "type": {"enum": [*sorted(types), CORRUPT], "description": "the event's type, as in the catalogue"},
             "time": {
                 "type": "string",
                 "format": "date-time",
@@ -42,12 +45,10 @@ def envelope_schema(types: Types) -> Schema:
                 "description": "`strategy/ID` of an event of a strategy, else `user/ID`; absent for the system's own",
             },
             "datacontenttype": {"const": "application/json"},
-            "dataschema": {
-                "type": "string",
-                "format": "uri-reference",
-                "description": "the schema of `data`: events/TYPE.json",
+            "data": {
+                "type": "object",
+                "description": "the event itself as it was stored, with its `type` and `schema`",
             },
-            "data": {"type": "object", "description": "the event itself, with its `type` and `schema`"},
             "position": {
                 "type": "string",
                 "pattern": "^([0-9]+-)?[1-9][0-9]*$",
@@ -58,6 +59,17 @@ def envelope_schema(types: Types) -> Schema:
                 "minimum": 0,
                 "maximum": _LARGEST,
                 "description": "its place in the history of its strategy; 0 if it has none",
+            },
+            "stream": {"type": "string", "minLength": 1, "description": "the class, and so the stream, of the event"},
+            "recordedat": {
+                "type": "string",
+                "pattern": "^-?(0|[1-9][0-9]*)$",
+                "description": "when the log recorded it, in microseconds since 1970: `time`, exactly",
+            },
+            "envelope": {
+                "type": "string",
+                "contentEncoding": "base64",
+                "description": "the event's exact bytes in the log, which are what its seal covers",
             },
             "strategyid": {**_DIGITS, "description": "absent if it is of no strategy"},
             "userid": {**_DIGITS, "description": "absent if it is of no user"},
@@ -73,21 +85,16 @@ def envelope_schema(types: Types) -> Schema:
             },
             "writer": {"type": "string", "minLength": 1, "description": "the process that appended it"},
         },
-        "required": [
-            "specversion",
-            "id",
-            "source",
-            "type",
-            "time",
-            "datacontenttype",
-            "data",
-            "position",
-            "version",
-            "correlationid",
-            "writer",
-        ],
+        "required": ["specversion", "id", "source", "type", "position", "version", "stream", "recordedat", "envelope"],
         "additionalProperties": False,
         "oneOf": [
-            {"properties": {"type": {"const": name}, "data": {"$ref": f"events/{name}.json"}}} for name in sorted(types)
+            *(
+                {
+                    "properties": {"type": {"const": name}, "data": {"$ref": f"events/{name}.json"}},
+                    "required": _OF_AN_EVENT,
+                }
+                for name in sorted(types)
+            ),
+            {"properties": {"type": {"const": CORRUPT}, "data": False, "datacontenttype": False}},
         ],
     }
