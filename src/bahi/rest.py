@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.acknowledged import Acknowledge, noted
+from api.audit.ports import Export, Verifier
 from api.dependencies import Check, Dependencies, Hint, nobody_listens
 from api.ports import BrokerLogin, Decide, KiteTerms, UnknownStrategy
 from api.rate import AuthLimits
@@ -80,6 +81,8 @@ def rest_dependencies(
     watches: Sequence[ArchiveWatch] | None = None,
     archive_patience: float | None = None,
     stream_terms: StreamTerms | None = None,
+    verifier: Verifier | None = None,
+    export: Export | None = None,
     checks: Mapping[str, Check] | None = None,
     auth_limits: AuthLimits | None = None,
     passwords: Passwords | None = None,
@@ -103,6 +106,8 @@ def rest_dependencies(
         readings=SqlReadings(engine),
         history=history,
         stories=SqlStories(engine, len(desks)),
+        verifier=verifier,
+        export=export,
         streams=Streams(history, watches, stream_terms),
         strategies=DeskStrategies(desks),
         logs=[each.log for each in desks],

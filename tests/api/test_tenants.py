@@ -76,6 +76,8 @@ AUDITORS = {
     "GET /audit/events": "of anybody, for auditors",
     "GET /audit/state": "of anybody, for auditors",
     "GET /audit/diff": "of anybody, for auditors",
+    "GET /audit/verify": "of anybody, for auditors",
+    "GET /audit/export": "of anybody, for auditors",
     "GET /audit/orders/{tag}": "of anybody, for auditors",
     "GET /audit/users": "of anybody, for auditors",
 }

@@ -17,7 +17,7 @@ from api.dependencies import Dependencies
 from api.problems import FieldProblem, Problem, invalid
 from domain.values import Instant
 
-__all__ = ["LONGEST", "PointText", "the_point", "the_span"]
+__all__ = ["LONGEST", "PointText", "as_asked", "the_point", "the_span"]
 
 LONGEST: Final = 40
 """Characters of a point."""
@@ -63,6 +63,16 @@ def _parse(text: str, field: str, partitions: int) -> _Point:
         except (ValueError, OverflowError):
             pass
     raise _invalid(field, "point", "must be a position, 57, or a time with its offset, 2026-06-15T09:20:00+05:30")
+
+
+def as_asked(text: str | None, field: str, partitions: int) -> tuple[str, str]:
+    """A point for whoever reads positions and times apart: the one or the other, in full. Raises 422."""
+    if text is None:
+        return "", ""
+    point = _parse(text, field, partitions)
+    if point.at is not None:
+        return "", answers.wall(point.at).isoformat()
+    return text if partitions > 1 else str(point.position), ""
 
 
 async def the_point(deps: Dependencies, text: str | None, field: str, ends: Sequence[End]) -> list[Span]:

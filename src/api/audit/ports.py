@@ -12,6 +12,7 @@ from eventstore.envelope import Raw
 __all__ = [
     "End",
     "Export",
+    "ExportWish",
     "History",
     "HistoryRow",
     "NoExport",
@@ -137,11 +138,30 @@ class Verifier(Protocol):
         ...
 
 
+class ExportWish(Struct, frozen=True, kw_only=True):
+    """What is to be exported, as `bahi archive export` is told it: times, or positions; all unless said."""
+
+    since: str = ""
+    until: str = ""
+    first: str = ""
+    last: str = ""
+    users: tuple[int, ...] = ()
+    strategies: tuple[int, ...] = ()
+    types: tuple[str, ...] = ()
+
+
 class NoExport(Exception):
-    """There is nothing to export so; the message says why."""
+    """It cannot be exported, or not wholly; the message says why. `busy`: not now."""
+
+    def __init__(self, why: str, *, busy: bool = False) -> None:
+        super().__init__(why)
+        self.busy = busy
 
 
 class Export(Protocol):
-    def stream(self, partition: int, after: int, until: int, where: Where) -> AsyncGenerator[bytes, None]:
-        """The archive's events of these positions as JSON Lines, gzipped, with manifest and seals: piece by piece."""
+    def stream(self, wish: ExportWish) -> AsyncGenerator[bytes, None]:
+        """The archive as JSON Lines, gzipped, with manifest, seals and a signed end: piece by piece, as it is taken.
+
+        Raises NoExport: at the first piece when there is nothing to begin with; later, what was told is worth nothing.
+        """
         ...

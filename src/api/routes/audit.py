@@ -1,5 +1,7 @@
 """The auditor's readings: events, states, differences, orders, users. Nothing changes but that they are recorded."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Request
@@ -19,9 +21,10 @@ from api.audit.models import (
     AuditUserPage,
     Change,
     OrderStory,
+    Verification,
 )
-from api.audit.points import PointText, the_point, the_span
-from api.audit.ports import Span, Where
+from api.audit.points import PointText, as_asked, the_point, the_span
+from api.audit.ports import ExportWish, NoExport, NoVerdict, Span, Where
 from api.audit.search import search
 from api.audit.states import changes, fold, plain_state
 from api.dependencies import Dependencies, Deps
@@ -29,12 +32,15 @@ from api.history import history_event
 from api.openapi import operation
 from api.pages import Cursor, Limit
 from api.parameters import EventTypes, StrategyFilter, UserFilter
-from api.problems import FieldProblem, invalid, not_found
+from api.problems import FieldProblem, Problem, invalid, not_found
 from api.security.caller import Auditor
+from api.streamed import Streamed
 
 __all__ = ["router"]
 
 router: Final = APIRouter(prefix="/audit", tags=["audit"])
+
+GZIP: Final = "application/gzip"
 
 From = Annotated[PointText, Query(alias="from")]
 Tag = Annotated[str, Path(pattern=r"^[A-Z0-9]{20}$", description="an order's tag")]
@@ -211,6 +217,83 @@ async def audit_users(
     last = users[-1].user_id if len(people) > limit else None
     next_cursor = None if last is None else deps.cursors.write(caller.user_id, "audit/users", last)
     return answers.json(AuditUserPage(users=users, next_cursor=next_cursor))
+
+
+@router.get(
+    "/verify",
+    operation_id="audit_verify",
+    **operation(answers={200: Verification, 202: Verification}, problems=(403,)),
+)
+async def audit_verify(request: Request, deps: Deps, caller: Auditor) -> Response:
+    """Whether the history is whole and what was sealed, and the live state what it makes of it: `bahi verify`.
+
+    It runs beside the engine, once for all who ask; a verdict of the last minute is given again. 202: it is running,
+    ask again.
+    """
+    await record_read(deps, caller, request, "verify")
+    if deps.verifier is None:
+        raise Problem(503, "NO_VERDICT", "nothing can be verified here")
+    try:
+        found = await deps.verifier.verdict()
+    except NoVerdict as error:
+        raise Problem(503, "NO_VERDICT", f"the verification could not be carried out: {error}") from None
+    told = Verification(
+        running=found.running,
+        began_at=answers.moment(found.began_at),
+        ended_at=answers.moment(found.ended_at),
+        ok=None if found.verdict is None else bool(found.verdict["ok"]),
+        verdict=None if found.verdict is None else dict(found.verdict),
+    )
+    return answers.json(told, 202, {"Retry-After": "2"}) if found.running else answers.json(told)
+
+
+@router.get(
+    "/export",
+    operation_id="audit_export",
+    **operation(answers={200: GZIP}, problems=(403, 429)),
+)
+async def audit_export(
+    request: Request,
+    deps: Deps,
+    caller: Auditor,
+    user_id: UserFilter = None,
+    strategy_id: StrategyFilter = None,
+    type: EventTypes = None,  # noqa: A002 (the parameter's name)
+    from_: From = None,
+    until: PointText = None,
+) -> Response:
+    """The archive as a file that proves itself, `bahi archive export`: CloudEvents in JSON Lines, gzipped, with the
+    seals and a signed end, by which a file that was cut off is known. `bahi verify --offline` checks it."""
+    types = None if type is None else ",".join(type)
+    filters = {"user_id": user_id, "strategy_id": strategy_id, "type": types, "from": from_, "until": until}
+    await record_read(deps, caller, request, "export", **filters)
+    first, since = as_asked(from_, "from", len(deps.logs))
+    last, upto = as_asked(until, "until", len(deps.logs))
+    if deps.export is None:
+        raise Problem(503, "NO_EXPORT", "nothing can be exported here")
+    wish = ExportWish(
+        since=since,
+        until=upto,
+        first=first,
+        last=last,
+        users=() if user_id is None else (user_id,),
+        strategies=() if strategy_id is None else (strategy_id,),
+        types=tuple(type or ()),
+    )
+    chunks = deps.export.stream(wish)
+    try:
+        begin = await anext(chunks)
+    except NoExport as error:
+        status, code = (429, "TOO_MANY_EXPORTS") if error.busy else (503, "NO_EXPORT")
+        raise Problem(status, code, str(error), headers={"Retry-After": "30"}) from None
+
+    async def whole() -> AsyncGenerator[bytes, None]:
+        async with aclosing(chunks):
+            yield begin
+            async for chunk in chunks:
+                yield chunk
+
+    return Streamed(whole(), GZIP, {"Content-Disposition": 'attachment; filename="history.jsonl.gz"'})
 
 
 # --- what is left of a list ------------------------------------------------------------------------------------------

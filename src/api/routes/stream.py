@@ -18,7 +18,7 @@ from api.ports import LoggedIn
 from api.problems import Problem, not_found
 from api.security.caller import AUDITOR, Caller, logged_in
 from api.stream.ids import BEGINNING, LONGEST, Resumption, event_id, resume
-from api.stream.sse import HEARTBEAT, EventStream, frame
+from api.stream.sse import HEARTBEAT, event_stream, frame
 from api.stream.streams import Ended, Streams
 from eventstore.clients import command
 
@@ -86,7 +86,7 @@ async def stream_events(
         if now.role != caller.role:
             raise Problem(403, "ROLE_NOT_ALLOWED", f"you were of the role {caller.role}, and are of {now.role} now")
 
-    return EventStream(_frames(deps, deps.streams, where, partitions, begin, still_allowed), leave)
+    return event_stream(_frames(deps, deps.streams, where, partitions, begin, still_allowed), leave)
 
 
 async def _what(

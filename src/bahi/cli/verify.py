@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from projections.replay import Fault
     from projections.sealed import Trusted
 
-__all__ = ["Verdict", "check_all", "show_verdict", "verify"]
+__all__ = ["Verdict", "check_all", "show_verdict", "verify", "verify_all"]
 
 CHECKS: Final = {
     "positions_gapless": ("every position is there, once", ("hole",)),
@@ -103,10 +103,10 @@ def verify(
         if anchor is not None and len(anchor) > 1:
             fail("with --offline give one --anchor")
         raise typer.Exit(verify_file(offline, public_key, anchor[0] if anchor else None, json))
-    raise typer.Exit(run_async(_verify(load_settings(home), public_key, anchor or [], json)))
+    raise typer.Exit(run_async(verify_all(load_settings(home), public_key, anchor or [], json)))
 
 
-async def _verify(
+async def verify_all(
     settings: Any, public_key: str | None, anchor: Sequence[str], json: bool, *, recorded: bool = True
 ) -> int:
     from bahi.cli.audited import reading

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from api.app import create_app
 from api.ports import KiteTerms
 from api.routes.broker import PaperLogin
+from bahi.audit_processes import ProcessExport, ProcessVerifier
 from bahi.rest import rest_dependencies
 from bahi.roles.base import Partition
 from bahi.roles.heartbeat import check_alive, check_feed
@@ -53,6 +54,12 @@ class RestRole:
             "worker": worker_runs,
         }
         self._watches = [ArchiveWatch(each) for each in house.logs]
+        environment = {
+            "BAHI_HOME": str(house.settings.home),
+            "BAHI_REDIS_URL": house.redis_url,
+            "BAHI_DATABASE_URL": house.database_url,
+        }
+        self._verifier = ProcessVerifier(environment, house.clock)
         deps = rest_dependencies(
             engine=house.engine,
             desks=house.desks,
@@ -66,6 +73,8 @@ class RestRole:
             ),
             hint=house.hints.publish,
             watches=self._watches,
+            verifier=self._verifier,
+            export=ProcessExport(environment),
             archive_patience=house.settings.archive_patience.total_seconds(),
             registry=house.metrics.registry,
             checks={part: instrument_check(part, check, house.metrics) for part, check in checks.items()},
@@ -92,6 +101,7 @@ class RestRole:
                 each.close()
             self._socket.close()
             await self._streams.aclose()
+            await self._verifier.aclose()
             for watch in self._watches:
                 await watch.aclose()
 
