@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from bahi.bench.figures import Figure, at, latency
 from bahi.bench.follower import PATIENCE, Follower, follower
-from bahi.bench.world import Fsync
+from bahi.bench.producer import Producer, producer
+from bahi.bench.world import Fsync, bench_log
 from domain.events import SchedulerResyncRequired
 from eventstore.batch import Appended
 from eventstore.envelope import NewEvent
@@ -37,13 +38,13 @@ async def archiving(fsync: Fsync, events: int, *, seal: bool | None = None, roun
     sealing = (True, False) if seal is None else (seal,)
     each = max(1, events // (rounds * len(sealing)))
     taken: dict[bool, list[_Round]] = {sealed: [] for sealed in sealing}
-    async with follower(fsync) as it:
-        await _round(it, min(events, 5_000), sealed=True)  # everything is loaded and compiled
+    async with bench_log(fsync) as log, producer(log) as source, follower(log) as it:
+        await _round(it, source, min(events, 5_000), sealed=True)  # everything is loaded and compiled
         for _ in range(rounds):
             for sealed in sealing:
-                taken[sealed].append(await _round(it, each, sealed=sealed))
+                taken[sealed].append(await _round(it, source, each, sealed=sealed))
         await it.seal(seal is not False)
-        paced = await _paced(it, fsync, seconds=max(1, events // 40_000))
+        paced = await _paced(it, source, fsync, seconds=max(1, events // 40_000))
         alone = await _one_by_one(it, fsync, samples=max(20, events // 1_000))
     figures = [_rate(fsync, [it.rate for it in rounds], sealed) for sealed, rounds in taken.items()]
     if seal is None:
@@ -54,22 +55,22 @@ async def archiving(fsync: Fsync, events: int, *, seal: bool | None = None, roun
     return [*figures, *paced, alone]
 
 
-async def _round(it: Follower, events: int, *, sealed: bool) -> _Round:
+async def _round(it: Follower, source: Producer, events: int, *, sealed: bool) -> _Round:
     """From the first appended to the last archived."""
     await it.seal(sealed)
     begun, worked = time.perf_counter(), it.processor_time()
-    await it.producing.append(events)
+    await source.append(events)
     await it.archived()
     return _Round(events / (time.perf_counter() - begun), (it.processor_time() - worked) / events * 1e6)
 
 
-async def _paced(it: Follower, fsync: Fsync, seconds: int) -> list[Figure]:
+async def _paced(it: Follower, source: Producer, fsync: Fsync, seconds: int) -> list[Figure]:
     """How far behind it is while so many events come as it must keep up with; and what others of its process feel,
     who want to do something every millisecond."""
     it.note_lags()
     late: list[float] = []
     ticking = asyncio.create_task(_tick(late.append))
-    await it.producing.append(RATE * seconds, RATE)
+    await source.append(RATE * seconds, RATE)
     ticking.cancel()
     it.note_lags(False)
     await it.archived()

@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from bahi.bench.figures import Figure
 from bahi.bench.follower import PATIENCE, Follower, follower
-from bahi.bench.world import Fsync
+from bahi.bench.producer import Producer, producer
+from bahi.bench.world import Fsync, bench_log
 from domain.values import SECOND, Duration
 from eventstore.clients import command, commands
 from eventstore.keys import GROUP
@@ -53,12 +54,17 @@ async def flowing(
     """So many events, as fast as the follower takes them; `tell` hears of each sample."""
     step = max(1, events // samples)
     taken: list[Sample] = []
-    async with follower(fsync, strategies=min(MOST_STRATEGIES, events // 100)) as it, asyncio.TaskGroup() as group:
+    async with (
+        bench_log(fsync) as log,
+        producer(log, strategies=min(MOST_STRATEGIES, events // 100)) as source,
+        follower(log) as it,
+        asyncio.TaskGroup() as group,
+    ):
         trimming = _Trimming(it, hot)
         running = group.create_task(trimming.run())
         begun = before = time.perf_counter()
         for done in range(step, step * samples + 1, step):
-            await _flow(it, step)
+            await _flow(it, source, step)
             now = time.perf_counter()
             taken.append(await _sample(it, trimming, done, now - begun, step / (now - before)))
             before = now
@@ -79,9 +85,9 @@ async def flowing(
     ]
 
 
-async def _flow(it: Follower, events: int) -> None:
+async def _flow(it: Follower, source: Producer, events: int) -> None:
     for start in range(0, events, AHEAD):
-        await it.producing.append(min(AHEAD, events - start))
+        await source.append(min(AHEAD, events - start))
         if not await it.watch.reached(await it.log.last_position() - AHEAD, PATIENCE):
             raise TimeoutError("the archive does not come on")
 

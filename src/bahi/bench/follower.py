@@ -1,4 +1,4 @@
-"""An archive follower at work: real servers of its own, seals that can be switched off, and a process that appends."""
+"""An archive follower at work, with a PostgreSQL of its own and seals that can be switched off."""
 
 import asyncio
 import os
@@ -14,8 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.security.box import SecretBox
 from api.security.keys import SecretKeys
-from bahi.bench.producer import Producer, producer
-from bahi.bench.world import Fsync, bench_log
 from bahi.database.engine import create_engine
 from bahi.database.migrate import migrate
 from bahi.quiet import settle_memory
@@ -66,10 +64,9 @@ class Sometimes:
 class Follower:
     """What is measured, and what there is to wait for."""
 
-    def __init__(self, log: EventLog, archive: PostgresArchive, producing: Producer, server: EmbeddedPostgres) -> None:
+    def __init__(self, log: EventLog, archive: PostgresArchive, server: EmbeddedPostgres) -> None:
         self.log = log
         self.archive = archive
-        self.producing = producing
         self.watch = ArchiveWatch(log)
         self.lags: list[Lag] = []
         keys = SqlSealKeys(SecretBox(SecretKeys([SECRET])))
@@ -121,19 +118,17 @@ def _lines() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def follower(fsync: Fsync, *, strategies: int = 10_000) -> AsyncIterator[Follower]:
-    """Runs as long as the block lasts."""
+async def follower(log: EventLog) -> AsyncIterator[Follower]:
+    """It archives, projects, seals and writes its log lines as long as the block lasts."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bahi-bench-"))
-        log = await stack.enter_async_context(bench_log(fsync))
         server = stack.enter_context(EmbeddedPostgres(Path(folder)))
         migrate(server.url)
         engine = create_engine(server.url)
         stack.push_async_callback(engine.dispose)
         log.archive = archive = PostgresArchive(engine)
         stack.enter_context(_lines())
-        redis_url = f"unix://{log.redis.connection_pool.connection_kwargs['path']}"
-        it = Follower(log, archive, await stack.enter_async_context(producer(redis_url, strategies)), server)
+        it = Follower(log, archive, server)
         stack.push_async_callback(it.watch.aclose)
         settle_memory()
         async with asyncio.TaskGroup() as group:

@@ -44,8 +44,9 @@ class Producer:
 
 
 @asynccontextmanager
-async def producer(redis_url: str, strategies: int = 10_000) -> AsyncIterator[Producer]:
-    """A running one, for a log that nobody else appends to."""
+async def producer(log: EventLog, strategies: int = 10_000) -> AsyncIterator[Producer]:
+    """A running one, for a log of the embedded server that nobody else appends to."""
+    redis_url = f"unix://{log.redis.connection_pool.connection_kwargs['path']}"
     command = (sys.executable, "-m", "bahi.bench.producer", redis_url, str(strategies))
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)

@@ -3,11 +3,12 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 
 from bahi.bench.figures import Figure, latency
+from bahi.bench.follower import follower
 from bahi.bench.world import USERS, Deaf, Fsync, arm, bench_log, desk_of, fill, until
 from bahi.quiet import settle_memory
 from brokers.port import Brokers
@@ -137,16 +138,28 @@ async def _caught_up(log: EventLog) -> None:
 
 
 async def stops(fsync: Fsync, armed: int, samples: int) -> list[Figure]:
-    """One stop after the other, the highest of its symbol first, so that each tick hits one."""
+    """One stop after the other, the highest of its symbol first, so that each tick hits one; and the same while the
+    archive's follower works in the same process."""
     p50, p99 = (1.2, 3.0) if fsync == "always" else (0.6, 1.5)
     async with bench_log(fsync) as log, _engine(log, armed, 0) as run:
-        desk = desk_of(log, run.broker)
-        for state in by_stop(run.states)[:samples]:
-            run.hit(state)
-            await until(lambda state=state: state.id in run.called, 10)  # type: ignore[misc]
-            await fill(desk, run.broker.taken)
-            await asyncio.sleep(0.01)
-        return [latency(f"tick to broker, {armed:,} armed", fsync, run.latencies(), p50=p50, p99=p99)]
+        alone = await _one_by_one(run, by_stop(run.states)[:samples])
+    async with bench_log(fsync) as log, follower(log) as archive, _engine(log, armed, 0) as run:
+        await archive.archived()
+        archived = await _one_by_one(run, by_stop(run.states)[:samples])
+    return [
+        latency(f"tick to broker, {armed:,} armed", fsync, alone, p50=p50, p99=p99),
+        latency("tick to broker, archived in the same process", fsync, archived),
+    ]
+
+
+async def _one_by_one(run: _Run, states: Sequence[State]) -> list[float]:
+    desk = desk_of(run.log, run.broker)
+    for state in states:
+        run.hit(state)
+        await until(lambda state=state: state.id in run.called, 10)  # type: ignore[misc]
+        await fill(desk, run.broker.taken)
+        await asyncio.sleep(0.01)
+    return run.latencies()
 
 
 async def buys_at_once(fsync: Fsync, armed: int, buys: int, samples: int) -> list[Figure]:
