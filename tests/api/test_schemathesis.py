@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -26,10 +26,11 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
+from api.audit.ports import ExportWish, Verdict
 from api.stream.streams import StreamTerms
 from bahi.schema.openapi import openapi_document
 from tests.api.test_strategies import holding
-from tests.api.world import open_world
+from tests.api.world import NOW, open_world
 from tests.conftest import HasUrl, _execute, with_database
 
 CHECKS = [
@@ -42,6 +43,17 @@ CHECKS = [
     unsupported_method,
     ignored_auth,
 ]
+
+
+class AtOnce:
+    """The verifier and the export of these requests, of which there are hundreds: the real ones take a process each,
+    see test_audit_processes.py."""
+
+    async def verdict(self) -> Verdict:
+        return Verdict(running=False, began_at=NOW, ended_at=NOW, verdict={"ok": True})
+
+    async def stream(self, wish: ExportWish) -> AsyncGenerator[bytes, None]:
+        yield b"packed"
 
 
 class Served(NamedTuple):
@@ -61,7 +73,7 @@ def served(redis_url: str, database_url: str) -> Iterator[Served]:
 
     async def serve() -> None:
         terms = StreamTerms(longest=0.02, per_user=1000)
-        async with open_world(redis_url, database_url, stream_terms=terms) as world:
+        async with open_world(redis_url, database_url, stream_terms=terms, verifier=AtOnce(), export=AtOnce()) as world:
             trader = await world.trader()
             started["strategy_id"] = await holding(world, trader, 10)
             await world.archive()
