@@ -69,14 +69,16 @@ async def compare_live(log: EventLog, replay: Replay | None = None) -> list[Diff
     return await _compare_these(log, replay, ids)
 
 
-async def corrupt_strategies(log: EventLog, *, progress: Progress | None = None) -> dict[int, str]:
+async def corrupt_strategies(
+    log: EventLog, *, snapshots: bool = True, progress: Progress | None = None
+) -> dict[int, str]:
     """The strategies whose live state is not what their events make of it, and what differs, in words. Empty is right.
 
     For the start: it begins with the last snapshot, and may be asked while trading goes on, as `compare_live`. What
     seems to be corrupt is judged by its events alone: should the snapshot be wrong, it is dropped and nobody is
     corrupt. Raises LogHole, LogUnavailable, LogLost.
     """
-    replay = await restore(log, on_fault=_tolerate, progress=progress)
+    replay = await restore(log, snapshots=snapshots, on_fault=_tolerate, progress=progress)
     found = await compare_live(log, replay)
     if found and replay.since:
         suspects = {each.strategy_id for each in found}

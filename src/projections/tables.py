@@ -26,7 +26,7 @@ from projections.sql.tables import order_logs, parked, strategies
 
 __all__ = ["RowDifference", "TablesRebuilt", "rebuild_sql"]
 
-_BATCH = 5_000
+_BATCH = 20_000
 """Events folded in one transaction."""
 _READ = 1_000
 _PAGE = 5_000
@@ -77,7 +77,7 @@ async def rebuild_sql(
         async with connection.begin():
             await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
             await shadow.follow(await archive.reached(connection))
-            tables = [_Compared(each.name, schema, archive.partition, connection) for each in _TABLES]
+            tables = [_Compared(str(each.name), schema, archive.partition, connection) for each in _TABLES]
             differing = [await each.compare() for each in tables]
         switch = any(differing) and not compare_only
         if switch:
