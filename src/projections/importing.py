@@ -181,7 +181,6 @@ class _Target:
                 f"the archive of partition {seal.partition} has seals up to {self._number}, and the file goes on with "
                 f"seal {seal.number}"
             )
-        await self._write()
         values = {name: getattr(seal, name) for name in Seal.__struct_fields__}
         await self._connection.execute(insert(seals).values(**values, hints=hints))
         self._number = seal.number
