@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -97,6 +97,8 @@ def rest_dependencies(
     desk = desks[0]
     watches = watches or [ArchiveWatch(desk.log) for desk in desks]
     history = SqlHistory(engine, len(desks))
+    streams = Streams(history, watches, stream_terms)
+    Gauge("bahi_event_streams", "Open event streams", registry=registry).set_function(lambda: streams.open)
     return Dependencies(
         users=SqlUsers(engine),
         sessions=SqlSessions(engine),
@@ -108,7 +110,7 @@ def rest_dependencies(
         stories=SqlStories(engine, len(desks)),
         verifier=verifier,
         export=export,
-        streams=Streams(history, watches, stream_terms),
+        streams=streams,
         strategies=DeskStrategies(desks),
         logs=[each.log for each in desks],
         redis=redis,

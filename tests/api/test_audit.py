@@ -12,6 +12,7 @@ from domain.strategy import State, apply, initial
 from domain.values import SECOND
 from eventstore.envelope import Recorded
 from tests.api.conftest import OpenWorld
+from tests.api.test_openapi import follows
 from tests.api.test_strategies import holding
 from tests.api.world import Trader, World, problem, rules
 
@@ -280,6 +281,24 @@ async def test_users_are_numbers(world: World, alice: Trader, lived: tuple[int, 
     users = await all_pages(auditor, "/audit/users", "users", limit=2)
     assert [(each["role"], each["strategies"]) for each in users] == [("trader", 1), ("trader", 1), ("auditor", 0)]
     assert users[0].keys() == {"user_id", "role", "created_at", "strategies"}
+
+
+async def test_every_answer_follows_the_document(world: World, lived: tuple[int, int]) -> None:
+    auditor = await world.auditor()
+    history = await world.history()
+    tag = next(it.event.tag for it in history if it.event.type == "EXECUTE_BUY")  # type: ignore[attr-defined]
+    for name, path in [
+        ("GET /audit/events", "/audit/events?limit=5"),
+        ("GET /audit/state", "/audit/state"),
+        ("GET /audit/state", "/audit/state?at=0"),
+        ("GET /audit/diff", "/audit/diff?from=3"),
+        ("GET /audit/orders/{tag}", f"/audit/orders/{tag}"),
+        ("GET /audit/orders/{tag}", f"/audit/orders/{'A' * 20}"),
+        ("GET /audit/users", "/audit/users"),
+        ("GET /audit/verify", "/audit/verify"),
+        ("GET /audit/export", "/audit/export"),
+    ]:
+        follows(name, await auditor.client.get(path))
 
 
 async def test_with_several_partitions_positions_name_theirs(opened: OpenWorld) -> None:

@@ -278,6 +278,7 @@ async def test_nobody_has_more_streams_than_allowed(opened: OpenWorld) -> None:
         alice, bob = await world.trader(), await world.trader()
         async with streaming(address, alice), streaming(address, bob):
             async with streaming(address, alice):
+                assert world.deps.registry.get_sample_value("bahi_event_streams") == 3
                 answer = await alice.get("/events/stream")
                 problem(answer, 429, "TOO_MANY_STREAMS")
                 assert int(answer.headers["retry-after"]) > 0

@@ -59,6 +59,11 @@ class Streams:
         self._waiting: set[asyncio.Event] = set()
         self._closing = False
 
+    @property
+    def open(self) -> int:
+        """How many streams are open."""
+        return sum(self._open.values())
+
     async def aclose(self) -> None:
         self._closing = True
         for some in self._waiting:
@@ -68,7 +73,7 @@ class Streams:
 
     def enter(self, user_id: int) -> Callable[[], None]:
         """A place for a stream of this user's; call what is returned when it is over. Raises 429, and 503."""
-        if self._closing or sum(self._open.values()) >= self.terms.at_most:
+        if self._closing or self.open >= self.terms.at_most:
             raise unavailable()
         if self._open.get(user_id, 0) >= self.terms.per_user:
             detail = f"you have {self.terms.per_user} streams open, which is as many as there may be: close one"
