@@ -148,7 +148,7 @@ class Projector:
     # --- running ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until `stop`, and then until everything there is archived and sealed. Raises LogLost."""
+        """Until `stop`, and then until everything there is archived, and sealed if that is quick. Raises LogLost."""
         self._finished = asyncio.Event()
         failures = 0
         try:
@@ -219,7 +219,7 @@ class Projector:
         try:
             async with self._engine.begin() as connection:
                 if await self.archive.reached(connection, lock=True) != self._position:
-                    self._sealing.forget()
+                    self._forget()  # another one was here, or the archive was restored
                     return 0
                 made = await self._sealing.seal(connection, [], self._clock.now(), rest=rest)
         except BaseException:

@@ -114,6 +114,25 @@ async def test_where_another_writer_was_it_looks_anew(world: World) -> None:
     assert await sealed(world) == [(1, 10), (11, 20), (21, 30), (31, 40), (41, 50), (51, 57)]
 
 
+async def test_an_archive_that_was_restored_under_it_is_brought_up_again(world: World) -> None:
+    """Even if nothing happens any more: it is noticed when a seal is due."""
+    projector = world.new_projector(sealing=Watched(), linger=0)
+    running = asyncio.create_task(projector.run())
+    await world.day(1)
+    watch = ArchiveWatch(world.log)
+    assert await watch.reached(19, 30)
+    await world.execute("DELETE FROM events WHERE position > 7 RETURNING 1")
+    await world.execute("UPDATE checkpoint SET position = 7 RETURNING 1")
+    world.time.set(world.time.now() + MINUTE)
+    async with asyncio.timeout(30):
+        while await world.execute("SELECT count(*) FROM events") != [(19,)]:  # noqa: ASYNC110 (nothing tells)
+            await asyncio.sleep(0.001)
+    await projector.stop()
+    await running
+    await watch.aclose()
+    assert await sealed(world) == [(1, 19)]
+
+
 # --- telling how far it reaches ---------------------------------------------------------------------------------------
 
 
