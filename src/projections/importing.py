@@ -5,7 +5,6 @@ reach further than what is archived, which it must then continue exactly: what i
 What is not in a file is not restored: users, their brokers' credentials and sessions, and private keys.
 """
 
-import datetime as dt
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from msgspec import Struct
@@ -13,17 +12,17 @@ from sqlalchemy import delete, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore.archive import PostgresArchive
-from eventstore.archive_tables import epochs, events, seal_keys, seals, snapshot_points, snapshots
+from eventstore.archive_tables import seals, snapshot_points, snapshots
 from eventstore.bulk import fetch_entries
 from eventstore.envelope import Raw
-from eventstore.epochs import archived_lineage
-from eventstore.errors import LogError
 from eventstore.export.cloudevents import stored
-from eventstore.export.lines import Key, LeftOut, Manifest, Part, SealLine
+from eventstore.export.lines import LeftOut, Part, SealLine
 from eventstore.export.merkle import Tree
 from eventstore.export.reading import Contents
 from eventstore.export.stretch import MOST
 from eventstore.seals import HINT, Seal, hints_of, leaf
+from projections.import_fit import CannotImport, check_fit, check_partitions
+from projections.import_rows import raise_sequences, write_epochs, write_keys
 from projections.projector import is_unfit
 from projections.replay import Fault, Kind, Progress
 from projections.sql.projections import Entry, SqlProjections, open_entry
@@ -35,10 +34,6 @@ _PAGE = 5_000
 _TOLD = 10
 _LARGEST_ID = 2**53
 """A greater number is no id that was ever given out: it would use up the sequences."""
-
-
-class CannotImport(LogError):
-    """Nothing was imported; the message says which fact stands against it."""
 
 
 class Imported(Struct, frozen=True, kw_only=True):
@@ -71,7 +66,7 @@ async def import_contents(
     async with engine.begin() as connection:
         for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
             await connection.execute(text(f"SET LOCAL {setting} = 0"))
-        await _check_partitions(connection, manifest)
+        await check_partitions(connection, manifest)
         targets = {part.partition: await _Target.open(engine, connection, part) for part in manifest.parts}
         done, total = 0, sum(max(part.last - part.first + 1, 0) for part in manifest.parts)
         for part, item in contents:
@@ -91,10 +86,11 @@ async def import_contents(
             await target.finish()
         if contents.sha256 != sha256:
             raise CannotImport("the file was changed while it was being read. Nothing was imported")
-        await _write_keys(connection, manifest.keys)
+        await write_keys(connection, manifest.keys)
         for part in manifest.parts:
-            await _write_epochs(connection, part)
-        await _raise_sequences(connection, list(targets.values()))
+            await write_epochs(connection, part)
+        largest = [(target.largest_strategy, target.largest_user) for target in targets.values()]
+        await raise_sequences(connection, max(each[0] for each in largest), max(each[1] for each in largest))
         if on_keys is not None:
             await on_keys(connection)
         if progress is not None:
@@ -126,7 +122,7 @@ class _Target:
         """Locks the partition against the archive's writer. Raises CannotImport when the file does not fit to it."""
         archive = PostgresArchive(engine, part.partition)
         before = await archive.reached(connection, lock=True)
-        await _check_fit(connection, part, before)
+        await check_fit(connection, part, before)
         target = cls(archive, connection, part, before)
         found = select(seals.c.number).where(seals.c.partition == part.partition).order_by(seals.c.number.desc())
         target._number = await connection.scalar(found.limit(1)) or 0
@@ -269,120 +265,3 @@ class _Target:
         self._faults += 1
         if len(self._first_faults) < _TOLD:
             self._first_faults.append(fault)
-
-
-# --- whether the file fits ------------------------------------------------------------------------------------------
-
-
-async def _check_partitions(connection: AsyncConnection, manifest: Manifest) -> None:
-    """Raises CannotImport for a file of less than everything."""
-    if manifest.filters.by_owner:
-        raise CannotImport("the file holds only what it was filtered for: only a file of everything can be imported")
-    found = await connection.execute(select(epochs.c.partition).distinct())
-    there = {row.partition for row in found}
-    told = {part.partition for part in manifest.parts}
-    if missing := sorted(set(range(manifest.partitions)) - told - there):
-        raise CannotImport(f"the file tells nothing of partition {missing[0]}, of which the archive holds nothing yet")
-    if there and max(there) >= manifest.partitions:
-        raise CannotImport(f"the file is of a log of {manifest.partitions} partitions, the archive of {len(there)}")
-
-
-async def _check_fit(connection: AsyncConnection, part: Part, before: int) -> None:
-    """Raises CannotImport when the part does not continue what is archived up to `before`."""
-    of = f"partition {part.partition}: "
-    known = await archived_lineage(connection, part.partition)
-    lineage = [reign.plain for reign in part.epochs]
-    for ours, theirs in zip(known, lineage, strict=False):
-        if (ours.epoch, ours.log_id, ours.after) != (theirs.epoch, theirs.log_id, theirs.after):
-            raise CannotImport(
-                f"{of}the archive belongs to log {ours.log_id}, epoch {ours.epoch}; the file is of {theirs.log_id}, "
-                f"epoch {theirs.epoch}. To put the file in its place, import it into an empty database"
-            )
-    if len(lineage) < len(known) and part.last > before:
-        gone_on = known[len(lineage)]
-        raise CannotImport(
-            f"{of}here the log went on in epoch {gone_on.epoch} after position {gone_on.after}; the file tells of "
-            f"the epoch before, up to {part.last}"
-        )
-    if part.last < part.first:
-        return
-    if part.wanted_last < part.last or part.last < part.archived:
-        raise CannotImport(
-            f"{of}the file was cut off at {part.wanted_last}, and the history went on to {part.archived}: only a file "
-            "up to its end can be imported"
-        )
-    if part.wanted_first > before + 1:
-        raise CannotImport(
-            f"{of}the archive reaches to {before}, and the file begins with {part.wanted_first}: positions "
-            f"{before + 1} to {part.wanted_first - 1} are missing in between"
-        )
-    if not before:
-        anything = await connection.scalar(
-            select(events.c.position).where(events.c.partition == part.partition).limit(1)
-        )
-        if anything is not None:
-            raise CannotImport(f"{of}the archive holds events, {anything} for one, and says that it reaches to 0")
-
-
-# --- what is not of one partition -------------------------------------------------------------------------------------
-
-
-async def _write_keys(connection: AsyncConnection, keys: Sequence[Key]) -> None:
-    """Those that are not here yet, without their private halves. Raises CannotImport for other keys than ours."""
-    rows = await connection.execute(select(seal_keys.c.number, seal_keys.c.id, seal_keys.c.public_key))
-    ours = {row.number: (row.id, row.public_key.hex()) for row in rows}
-    for key in keys:
-        if (here := ours.get(key.number)) is not None:
-            if here != (key.id, key.public_key):
-                raise CannotImport(
-                    f"seal key {key.number} is {here[0]} here and {key.id} in the file: the seals went on with another "
-                    "line of keys, and so did the history"
-                )
-            continue
-        plain = key.plain
-        await connection.execute(
-            insert(seal_keys).values(
-                number=plain.number,
-                id=plain.id,
-                public_key=plain.public_key,
-                private_key=None,
-                endorsement=plain.endorsement,
-                acceptance=plain.acceptance,
-                created_at=_moment(key.created_at),
-            )
-        )
-
-
-async def _write_epochs(connection: AsyncConnection, part: Part) -> None:
-    known = await archived_lineage(connection, part.partition)
-    for reign in part.epochs[len(known) :]:
-        await connection.execute(
-            insert(epochs).values(
-                partition=part.partition,
-                number=reign.number,
-                epoch=reign.epoch,
-                log_id=reign.log_id,
-                after_position=reign.after,
-                reason=reign.reason,
-                began_at=_moment(reign.began_at),
-            )
-        )
-
-
-async def _raise_sequences(connection: AsyncConnection, targets: Sequence[_Target]) -> None:
-    """No id of the file is given out again. A sequence that is set so takes part in the transaction."""
-    largest = {
-        "strategy_ids": max((target.largest_strategy for target in targets), default=0),
-        "user_ids": max((target.largest_user for target in targets), default=0),
-    }
-    for name, used in largest.items():
-        last, called = (await connection.execute(text(f"SELECT last_value, is_called FROM {name}"))).one()  # noqa: S608
-        if used >= last + bool(called):
-            await connection.execute(text(f"ALTER SEQUENCE {name} RESTART WITH {used + 1}"))
-
-
-def _moment(told: str) -> dt.datetime:
-    try:
-        return dt.datetime.fromisoformat(told)
-    except ValueError:
-        raise CannotImport(f"the manifest names no moment: {told!r}") from None

@@ -58,7 +58,7 @@ class Examined(Struct, kw_only=True):
         return not self.kinds & set(kinds)
 
 
-def verify_file(file: Path, public_key: str | None, anchor: Sequence[str] | str | None, json: bool) -> int:
+def verify_file(file: Path, public_key: str | None, anchor: Sequence[str] | None, json: bool) -> int:
     """Checks the file, says what was found, and returns the exit code: 0 only if a key that was named, or one that it
     vouches for, has signed all of it. Exits with 2 for what cannot be used."""
     with sorry():
@@ -143,10 +143,10 @@ def public_keys(given: str | None) -> list[bytes] | None:
         fail(str(error))
 
 
-def anchors(given: Sequence[str] | str | None) -> list[Anchor]:
+def anchors(given: Sequence[str] | None) -> list[Anchor]:
     """Exits with 2 for what is none."""
     try:
-        return [parse_anchor(each) for each in ([given] if isinstance(given, str) else given or ())]
+        return [parse_anchor(each) for each in given or ()]
     except ValueError as error:
         fail(str(error))
 

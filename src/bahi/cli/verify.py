@@ -100,9 +100,7 @@ def verify(
     if offline is not None:
         from bahi.cli.offline import verify_file
 
-        if anchor is not None and len(anchor) > 1:
-            fail("with --offline give one --anchor")
-        raise typer.Exit(verify_file(offline, public_key, anchor[0] if anchor else None, json))
+        raise typer.Exit(verify_file(offline, public_key, anchor, json))
     raise typer.Exit(run_async(verify_all(load_settings(home), public_key, anchor or [], json)))
 
 
