@@ -77,7 +77,7 @@ class Reader:
         await check_server(self.redis, allow_weak=True)
         (stored,) = await _answers(self.redis, [("GET", PARTITIONS)])
         if stored is None:
-            fail(f"there is no log in {self._where()}: `bahi run` or `bahi demo` begins one")
+            fail(f"there is no log in {self._where()}: `bahi run` begins one, or restores the one that is archived")
         writer = f"cli{secrets.token_hex(3)}"
         for partition in range(int(stored)):
             keys = Keys(partition, hashtag=int(stored) > 1)
