@@ -192,9 +192,14 @@ def _check_acknowledged(found: Found, records: Sequence[Recorded], acknowledged:
         if isinstance(record.event, StrategyCreated):
             created[record.strategy_id] += 1
     ended = {record.strategy_id for record in records if isinstance(record.event, StrategyStopped)}
+    switches = {
+        record.user_id: record.event for record in records if isinstance(record.event, UserHalted | UserResumed)
+    }
     for each in acknowledged:
         if each.what == "stop" and each.strategy_id in ended:  # who is told that it has ended may be too late to end it
             continue
+        if each.what == "resume" and not isinstance(switches.get(each.user_id), UserHalted):
+            continue  # and who is told that nothing is halted, when nothing is
         wanted = _EVENT_OF[each.what]
         its = [record for request in each.requests for record in by_request[request]]
         if each.what == "create" or each.unanswered or not any(isinstance(record.event, wanted) for record in its):

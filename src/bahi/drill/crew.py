@@ -48,10 +48,10 @@ class Process:
     def lives(self) -> bool:
         return self._popen.poll() is None
 
-    def open(self, environment: Mapping[str, str], roles: Sequence[str], now: int) -> None:
-        """The house is open, the states are loaded."""
+    def open(self, home: Path, roles: Sequence[str], now: int, *, patience: float) -> None:
+        """The house is open, the states are loaded. `patience`: seconds that answers wait for the archive."""
         self.roles = roles
-        self.ask({"do": "open", "home": environment["BAHI_HOME"], "roles": list(roles), "now": now})
+        self.ask({"do": "open", "home": str(home), "roles": list(roles), "now": now, "patience": patience})
 
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """The answer. When the process stops itself meanwhile, `on_stop` is called."""

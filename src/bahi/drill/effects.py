@@ -18,10 +18,12 @@ from brokers.paper.book import Book
 from brokers.paper.rows import Rows
 from eventstore import clients
 
-__all__ = ["Effects", "How"]
+__all__ = ["Armed", "Effects", "How"]
 
 T = TypeVar("T")
 How = Literal["kill", "stop"]
+Armed = tuple[int, int, How]
+"""Once the log reaches this position: the so many-th moment from then on, and what happens at it."""
 
 _VISIBLE: Final = re.compile(
     rb"^\*\d+\r\n\$\d+\r\n"
@@ -33,31 +35,36 @@ _TURNS: Final = 4
 
 
 class Effects:
-    """Counts this process's moments, and ends or stops it at the one that it was told.
+    """Ends or stops this process at the moments that it was told. Only one may exist in a process; it changes the
+    classes that it watches.
 
-    `told` is called with the moment before a stop. Only one may exist in a process; it changes the classes that it
-    watches.
+    `position` is how far the process knows the log to reach; `told` is called before a stop.
     """
 
-    def __init__(self, told: Callable[[int], None]) -> None:
-        self.moments = 0
+    def __init__(self, position: Callable[[], int], told: Callable[[], None]) -> None:
+        self._position = position
         self._told = told
-        self._armed: list[tuple[int, How]] = []
+        self._armed: list[Armed] = []
         self._watch_redis()
         self._watch_book()
         event.listen(sqlalchemy.Engine, "commit", lambda _: self.pass_moment())
 
-    def arm(self, at: Sequence[tuple[int, How]]) -> None:
-        """From now on: at the moment that comes after so many others, which ascend."""
-        self._armed = [(self.moments + moments, how) for moments, how in at]
+    def arm(self, moments: Sequence[Armed]) -> None:
+        """From now on, one after the other."""
+        self._armed = list(moments)
 
     def pass_moment(self) -> None:
-        self.moments += 1
-        if not self._armed or self.moments < self._armed[0][0]:
+        if not self._armed:
             return
-        _, how = self._armed.pop(0)
+        position, moments, how = self._armed[0]
+        if self._position() < position:
+            return
+        if moments > 1:
+            self._armed[0] = (0, moments - 1, how)
+            return
+        self._armed.pop(0)
         if how == "stop":
-            self._told(self.moments)
+            self._told()
         os.kill(os.getpid(), signal.SIGSTOP if how == "stop" else signal.SIGKILL)
 
     def _watch_redis(self) -> None:

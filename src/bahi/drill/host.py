@@ -8,6 +8,7 @@ import gc
 import socket
 import sys
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ OPENINGS = 20
 class Host:
     def __init__(self, link: HostLink) -> None:
         self._link = link
-        self._effects = Effects(lambda moment: link.send({"stopping": moment}))
+        self._effects = Effects(self._reached, lambda: link.send({"stopping": True}))
         self._stack = AsyncExitStack()
         self._engine: Engine | None = None
         self._opened_with: dict[str, Any] = {}
@@ -74,14 +75,15 @@ class Host:
             case "stops":
                 return {"stops": self._running.stops()}
             case "arm":
-                self._effects.arm([(moments, how) for moments, how in message["at"]])
-            case "moments":
-                return {"moments": self._effects.moments}
+                self._effects.arm([(position, moments, how) for position, moments, how in message["at"]])
             case "close":
                 await self._stack.aclose()
                 self._engine = None
                 gc.collect()
         return {}
+
+    def _reached(self) -> int:
+        return 0 if self._engine is None else self._engine.house.logs[0].seen
 
     @property
     def _running(self) -> Engine:
@@ -90,7 +92,11 @@ class Host:
         return self._engine
 
     async def _open(self, now: int) -> None:
-        settings = Settings.load(home=Path(self._opened_with["home"]), http_port=0)
+        settings = Settings.load(
+            home=Path(self._opened_with["home"]),
+            http_port=0,
+            archive_patience=timedelta(seconds=self._opened_with["patience"]),
+        )
         for number in range(OPENINGS):
             try:
                 self._engine = await self._stack.enter_async_context(
@@ -116,7 +122,7 @@ async def _serve(descriptor: int) -> None:
 
 
 def main() -> None:
-    configure_logging("CRITICAL")
+    configure_logging("WARNING")
     uvloop.run(_serve(int(sys.argv[1])))
 
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import psycopg
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 from sqlalchemy.exc import SQLAlchemyError
 
 from bahi.clock import SystemClock
@@ -24,9 +24,10 @@ from bahi.drill.checks import (
 )
 from bahi.drill.crew import Process
 from bahi.drill.day import Day
+from bahi.drill.effects import Armed
 from bahi.drill.link import Died
 from bahi.drill.plan import DayPlan
-from bahi.drill.rows import Layout, Moment, Row
+from bahi.drill.rows import Moment, Row
 from bahi.drill.stage import Stage
 from bahi.drill.users import Users
 from domain.strategy import State
@@ -45,6 +46,10 @@ __all__ = ["Result", "Stand"]
 
 T = TypeVar("T")
 
+PATIENT: Final = 20.0
+"""Seconds that answers wait for the archive: it is turned by hand here, and on a busy machine slowly."""
+IMPATIENT: Final = 0.2
+"""Where there is none, nobody shall wait for long."""
 LOOK_EVERY: Final[Duration] = 5 * SECOND
 LOOK_FOR: Final[Duration] = 10 * MINUTE
 """After the break, positions and stops are looked at as soon as nothing is in doubt any more; that must be by then."""
@@ -80,7 +85,7 @@ class Stand:
         self.stage = stage
         self.plan = plan
         self._idle: list[Process] = []
-        self._effects: dict[Layout, int] = {}
+        self._events = 0
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:
@@ -106,26 +111,27 @@ class Stand:
         self._idle.append(process)
 
     def play(self, moment: Moment) -> Result:
-        """The moment's day. What the engine did wrong is in the result. How many effects a day has is counted on a
+        """The moment's day. What the engine did wrong is in the result. How many events a day has is counted on a
         first one on which nothing is broken, and which has to be faultless too."""
-        if moment.layout not in self._effects:
-            quiet = Round(self, moment, 0)
-            if (result := quiet.play()).found.all():
-                return result
-            self._effects[moment.layout] = quiet.effects
-        return Round(self, moment, self._effects[moment.layout]).play()
+        if not self._events:
+            quiet = Round(self, structs.replace(moment, archives=1.0), 0).play()
+            if quiet.found.all():
+                return structs.replace(quiet, moment=moment)
+            self._events = quiet.events
+        return Round(self, moment, self._events).play()
 
 
 class Round:
-    """A day with one moment. `effects`: how many the process that is to be broken has on such a day; 0: none breaks."""
+    """A day with one moment. `events`: how many such a day has; 0: on this one, nothing is broken."""
 
-    def __init__(self, stand: Stand, moment: Moment, effects: int) -> None:
-        self.effects = effects
+    def __init__(self, stand: Stand, moment: Moment, events: int) -> None:
+        self._events = events
         self.result = Result(moment=moment)
         self._stand = stand
         self._stage = stand.stage
         self._moment = moment
         self._rng = moment.rng()
+        self._patience = IMPATIENT if moment.row is Row.POSTGRES else PATIENT
         self._again_after = moment.again
         self._known: dict[int, bytes] = {}
         self._copied = not moment.copies
@@ -149,7 +155,7 @@ class Round:
         strategies = [
             (number, self._stage.users[user], config) for number, (user, config) in enumerate(plan.strategies, 1)
         ]
-        self._stage.clear(len(strategies))
+        self._stage.clear(len(strategies), f"D{moment.seed % 1000:03}")
         users = Users(self._stage.users, [number for number, *_ in strategies], self._stage.tokens())
         day = Day(
             plan,
@@ -163,18 +169,15 @@ class Round:
         try:
             for roles in moment.layout:
                 self._processes.append(process := stand.process())
-                process.open(self._stage.environment(), roles, day.now)
+                process.open(self._stage.home, roles, day.now, patience=self._patience)
             self._reopened_before = sum(process.reopened for process in self._processes)
             victim = self._processes[0]
             victim.on_stop = self._on_stop
             self._processes[-1].ask({"do": "create", "asked": strategies, "now": day.now})
             day.settle(archive=True)
-            before = victim.ask({"do": "moments"})["moments"]
-            if self.effects:
+            if self._events:
                 self._arm(victim)
             day.play()
-            if not self.effects:
-                self.effects = victim.ask({"do": "moments"})["moments"] - before
             self._audit(users)
             for process in self._processes:
                 process.ask({"do": "arm", "at": []})
@@ -184,12 +187,16 @@ class Round:
             users.close()
 
     def _arm(self, victim: Process) -> None:
-        at = max(2, int(self.effects * self._moment.at))
-        armed: list[tuple[int, str]] = [(at, "kill" if self._moment.dies else "stop")]
-        if self._again_after and not self._moment.dies:
-            armed.append((at + self._again_after, "kill"))
-        if self._moment.copies:
-            armed.insert(0, (max(1, min(at - 1, int(self.effects * self._moment.copied_at))), "stop"))
+        moment, begins = self._moment, self._stage.redis_position()
+
+        def position(share: float) -> int:
+            return begins + int(share * (self._events - begins))
+
+        armed: list[Armed] = [(position(moment.at), moment.then, "kill" if moment.dies else "stop")]
+        if moment.copies:
+            armed.insert(0, (position(moment.copied_at), 1, "stop"))
+        if self._again_after and not moment.dies:
+            armed.append((0, self._again_after, "kill"))
         victim.ask({"do": "arm", "at": armed})
 
     # --- the moment --------------------------------------------------------------------------------------------------
@@ -213,7 +220,7 @@ class Round:
             self._processes.remove(process)
             self._restart([process])
             return
-        if self._broken or not self.effects:
+        if self._broken or not self._events:
             raise RuntimeError(f"the process of {', '.join(process.roles)} ended by itself")
         dead = [process] if self._moment.alone else list(self._processes)
         for each in dead:
@@ -236,9 +243,9 @@ class Round:
         """A new process in the place of a dead one; it, too, may have to die, and even while it recovers."""
         heir = self._stand.new_process()
         if self._again_after:
-            heir.ask({"do": "arm", "at": [(self._again_after, "kill")]})
+            heir.ask({"do": "arm", "at": [(0, self._again_after, "kill")]})
         try:
-            heir.open(self._stage.environment(), roles, self._day.now)
+            heir.open(self._stage.home, roles, self._day.now, patience=self._patience)
         except Died as error:
             heir.kill()
             if not self._again_after:
@@ -250,7 +257,7 @@ class Round:
 
     def _at_the_latest(self) -> None:
         """The day had fewer effects than the quiet one: then it happens at its end."""
-        if self._broken or not self.effects:
+        if self._broken or not self._events:
             return
         victim = self._processes[0]
         if self._moment.copies and not self._copied:

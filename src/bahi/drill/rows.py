@@ -42,7 +42,8 @@ _DEAD: Final = {*_SPLIT, Row.TORN}
 class Moment(Struct, frozen=True, kw_only=True):
     """One moment of a row: everything that is left to chance. The same for the same row, number and seed.
 
-    `at` is the share of the day's effects after which it comes, `copied_at` that after which an older copy was made;
+    `at` is the share of the day's events after which it comes, and `then` the so many-th effect from then on; `copied_at`
+    is that after which an older copy was made;
     `dies`: the processes of the engine die with it, else they live through it. `outage` is how long by the market's
     time they are away then. `archives` is how probable it is that
     the archive has caught up at a time when everything else is done.
@@ -52,6 +53,7 @@ class Moment(Struct, frozen=True, kw_only=True):
     number: int
     seed: int
     at: float
+    then: int
     copied_at: float
     dies: bool
     outage: Duration
@@ -93,6 +95,7 @@ def draw_moment(row: Row, number: int, seed: int) -> Moment:
         number=number,
         seed=seed,
         at=at,
+        then=rng.randint(1, 8),
         copied_at=rng.uniform(0, at),
         dies=dies,
         outage=outage,

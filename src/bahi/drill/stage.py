@@ -72,12 +72,15 @@ class Stage:
         issuer = AccessTokens(self._keys())
         return {user_id: issuer.issue(user_id, "trader", family) for user_id, family in self._families.items()}
 
-    def clear(self, strategies: int) -> None:
-        """As new, but for the users: for the next moment. So many strategies have an id already."""
+    def clear(self, strategies: int, log_id: str) -> None:
+        """As new, but for the users: for the next moment. So many strategies have an id already; `log_id` is the log's
+        in order tags, upon which depends what the broker does with an order."""
         self.redis.start()
         self.redis.kill()
         shutil.rmtree(self.redis.folder, ignore_errors=True)
         self.redis.start()
+        with self.redis.client() as client:
+            client.set(Keys().log_id, log_id)
         self.postgres.start()
         for file in self.home.glob("paper.db*"):
             file.unlink()
