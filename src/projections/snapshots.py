@@ -14,7 +14,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
-from sqlalchemy import ARRAY, BigInteger, any_, delete, func, insert, literal, select, text
+from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import domain.blind
@@ -128,26 +128,28 @@ async def newest_snapshot(postgres: Postgres, until: int) -> Snapshot | None:
 
 
 async def _read(connection: AsyncConnection, partition: int, point: Any) -> Snapshot:
-    rows = await connection.execute(text(_STATES), {"partition": partition, "position": point.position})
-    packed: dict[int, bytes] = {row.strategy_id: row.state for row in rows}
-    if _digest(packed) != point.digest:
-        raise ValueError(f"its {len(packed)} states are not those that were written")
+    found = await connection.stream(
+        text(_STATES),
+        {"partition": partition, "position": point.position},
+        execution_options={"yield_per": _TURN},
+    )
     states: dict[int, State] = {}
-    for number, (strategy_id, state) in enumerate(packed.items()):
-        states[strategy_id] = _unpack_state(state)
-        if number % _TURN == 0:
-            await asyncio.sleep(0)
+    digest = hashlib.sha256()
+    try:
+        async for row in found:
+            _add(digest, row.strategy_id, row.state)
+            states[row.strategy_id] = _unpack_state(row.state)
+    finally:
+        await found.close()
+    if digest.digest() != point.digest:
+        raise ValueError(f"its {len(states)} states are not those that were written")
     return Snapshot(point.position, point.recorded_at, states, _unpack_halts(point.halts))
 
 
-def _digest(packed: Mapping[int, bytes]) -> bytes:
-    """Of all states of a point."""
-    digest = hashlib.sha256()
-    for strategy_id in sorted(packed):
-        state = packed[strategy_id]
-        digest.update(b"%d %d " % (strategy_id, len(state)))
-        digest.update(state)
-    return digest.digest()
+def _add(digest: "hashlib._Hash", strategy_id: int, state: bytes) -> None:
+    """A state to the digest of a point, in the order of the strategies."""
+    digest.update(b"%d %d " % (strategy_id, len(state)))
+    digest.update(state)
 
 
 _STATES = """
@@ -165,7 +167,8 @@ _STATES = """
         ORDER BY position DESC LIMIT 1
     ) AS newest
 """
-"""Of every strategy the last state at or before a position: by index, whatever number of older ones there is."""
+"""Of every strategy the last state at or before a position: by index, whatever number of older ones there is, and in
+their order, for each is found from the one before it."""
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -177,19 +180,21 @@ async def write_snapshot(postgres: Postgres, replay: Replay, base: int) -> bool:
     Of a day (UTC) one point is kept. What there is after `base` is dropped: it could not be used, or this replaces it.
     False, and nothing is written, when somebody else has come as far, or is at it. Raises LogUnavailable.
     """
-    packed: dict[int, bytes] = {}
-    for number, (strategy_id, state) in enumerate(replay.states.items()):
-        packed[strategy_id] = _pack(state)
+    digest, changed = hashlib.sha256(), {}
+    for number, (strategy_id, state) in enumerate(sorted(replay.states.items())):
+        packed = _pack(state)
+        _add(digest, strategy_id, packed)
+        if state.position_in_log > base:
+            changed[strategy_id] = packed
         if number % _TURN == 0:
             await asyncio.sleep(0)
-    changed = {each: packed[each] for each, state in replay.states.items() if state.position_in_log > base}
     point = {
         "partition": postgres.partition,
         "position": replay.position,
         "recorded_at": replay.recorded_at,
         "fold": FOLD,
         "halts": _pack(replay.halts),
-        "digest": _digest(packed),
+        "digest": digest.digest(),
     }
     with archive_outages():
         async with postgres.engine.begin() as connection:
@@ -199,8 +204,8 @@ async def write_snapshot(postgres: Postgres, replay: Replay, base: int) -> bool:
             if await _newest(connection, postgres.partition) >= replay.position:
                 return False
             await _drop_after(connection, postgres.partition, base)
-            await _drop_the_day(connection, point, list(changed))
             await _copy(connection, point, changed)
+            await _drop_the_day(connection, point)
             await connection.execute(insert(snapshot_points).values(point))
     return True
 
@@ -229,17 +234,18 @@ _DROP = """
 """A part at a time: another program may have left a year of states, and a statement may not take for ever."""
 
 
-async def _drop_the_day(connection: AsyncConnection, point: Mapping[str, Any], changed: list[int]) -> None:
-    """The earlier points of the same day, and what they alone need."""
+async def _drop_the_day(connection: AsyncConnection, point: Mapping[str, Any]) -> None:
+    """The earlier points of the same day, and the states that they alone need."""
     points, midnight = snapshot_points.c, point["recorded_at"] - point["recorded_at"] % DAY
     here = points.partition == point["partition"]
     await connection.execute(delete(snapshot_points).where(here, points.recorded_at >= midnight))
     kept = await connection.scalar(select(func.max(points.position)).where(here)) or 0
+    new, old = snapshots.alias("new"), snapshots
     await connection.execute(
-        delete(snapshots).where(
-            snapshots.c.partition == point["partition"],
-            snapshots.c.strategy_id == any_(literal(changed, ARRAY(BigInteger))),
-            snapshots.c.position > kept,
+        delete(old).where(
+            *(new.c.partition == point["partition"], new.c.position == point["position"]),
+            *(old.c.partition == new.c.partition, old.c.strategy_id == new.c.strategy_id),
+            *(old.c.position > kept, old.c.position < new.c.position),
         )
     )
 
@@ -248,8 +254,10 @@ async def _copy(connection: AsyncConnection, point: Mapping[str, Any], changed: 
     driver: Any = (await connection.get_raw_connection()).driver_connection
     async with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(["int2", "int8", "int8", "bytea"])
-        for strategy_id, state in changed.items():
+        for number, (strategy_id, state) in enumerate(changed.items()):
             await copy.write_row((point["partition"], strategy_id, point["position"], state))
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
 
 
 _COPY = "COPY snapshots (partition, strategy_id, position, state) FROM STDIN (FORMAT BINARY)"
