@@ -26,12 +26,10 @@ def databases(postgres_server: HasUrl, database_template: str) -> Iterator[list[
 
 
 def empty(url: str) -> str:
-    _execute(
-        url,
-        f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)} CASCADE",
-        "ALTER SEQUENCE user_ids RESTART WITH 1",
-        "ALTER SEQUENCE strategy_ids RESTART WITH 1",
-    )
+    """Rows are few: to delete them is faster than to truncate."""
+    deletes = [str(table.delete()) for table in reversed(metadata.sorted_tables)]
+    starts = [f"ALTER SEQUENCE {name} RESTART WITH 1" for name in ("user_ids", "strategy_ids")]
+    _execute(url, "; ".join([*deletes, *starts]))
     return url
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bahi.cli.offline import examine
-from eventstore.export import writing
+from eventstore.export import files, writing
 from eventstore.export.lines import Filters
 from eventstore.export.writing import Wish
 from tests.export.conftest import empty
@@ -16,8 +16,8 @@ from tests.export.history import history
 from tests.export.world import Archived
 
 FEW, MANY = 3_000, 15_000
-BOUND = 1.15
-"""A fifth of the events takes this much less memory, at most."""
+BOUND = 1.5
+"""Five times as many events take so much more memory, at most: what waits for the compressing thread varies."""
 
 
 @pytest.fixture
@@ -42,7 +42,9 @@ async def peak(work: Awaitable[object]) -> int:
 async def test_writing_and_checking_take_no_more_memory_for_more_events(
     large: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # what is held at a time, in the proportion of so few events
     monkeypatch.setattr(writing, "PAGE", 500)
+    monkeypatch.setattr(files, "_CHUNK", 1 << 16)
     few = Wish(last={0: FEW}, told=Filters(last=str(FEW)))
     await large.export(tmp_path / "warm", few)
     written = [
