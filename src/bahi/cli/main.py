@@ -15,7 +15,7 @@ COMMANDS: Final = {
     "events": "Print the log, in its order.",
     "replay": "Tell the state of a strategy, or of all, as it was then: from the log alone.",
     "verify": "Check that the log is whole, is what was sealed, and that replaying it gives exactly the live state.",
-    "rebuild": "Drop every projection, in Redis and in PostgreSQL, and make it anew from the log.",
+    "rebuild": "Make every projection anew from the log, in Redis and in PostgreSQL, and put right what differs.",
     "explain": "Tell the story of one order: cause, checks, request, outcome, fills, and how long each took.",
     "archive": "How far the history is archived; and the history as a file that proves itself, out of it and into it.",
     "parked": "Events that could not be handled and were set aside.",
