@@ -30,7 +30,7 @@ from eventstore.seals import GENESIS, Seal, hints_of, leaf, merkle_root
 from projections.rebuild import rebuild_redis
 from projections.verify import Report, verify
 
-__all__ = ["seals", "verifying"]
+__all__ = ["empty_archive", "entries_of_days", "seals", "store_sealed", "verifying"]
 
 SEAL = 1000
 _BEGIN: Instant = 1_795_146_300_000_000
@@ -41,7 +41,7 @@ _BATCH = 10_000
 
 async def seals(fsync: Fsync, events: int) -> list[Figure]:
     """The processor's time that a seal takes of the archive's writer, for each event: leaves, tree, signature."""
-    raws = list(islice(_entries(1_000), events))
+    raws = list(islice(entries_of_days(1_000), events))
     key = Ed25519PrivateKey.generate()
     runs = [_seal_all(raws, key) / len(raws) * 1e6 for _ in range(7)]
     middle = statistics.median(runs)
@@ -82,16 +82,16 @@ def _seal_all(raws: list[Raw], key: Ed25519PrivateKey) -> float:
 
 async def verifying(fsync: Fsync, events: int, strategies: int, runs: int = 3) -> list[Figure]:
     """`bahi verify` of so many archived and sealed events: decoding, folding, hashing, every check."""
-    entries = _entries(strategies)
+    entries = entries_of_days(strategies)
     process = psutil.Process()
-    async with _archive() as archive, bench_log(fsync) as log:
+    async with empty_archive() as archive, bench_log(fsync) as log:
         log.archive = archive
         sealing = Sealing(0, SqlSealKeys(SecretBox(SecretKeys([SecretKeys.generate()]))), events=SEAL)
         figures = []
         stored = 0
         # two sizes with as many strategies: what memory grows by between them, it grows by with every event
         for upto in (events // 5, events):
-            await _store(archive, sealing, entries, upto - stored)
+            await store_sealed(archive, sealing, entries, upto - stored)
             stored = upto
             await command(log.redis, "HSET", log.keys.position, "position", upto)
             await rebuild_redis(log)
@@ -135,7 +135,7 @@ def _expect(report: Report, events: int) -> None:
 
 
 @asynccontextmanager
-async def _archive() -> AsyncIterator[PostgresArchive]:
+async def empty_archive() -> AsyncIterator[PostgresArchive]:
     """An empty one in a PostgreSQL of its own."""
     with tempfile.TemporaryDirectory(prefix="bahi-bench-") as folder, EmbeddedPostgres(Path(folder)) as server:
         migrate(server.url)
@@ -146,7 +146,7 @@ async def _archive() -> AsyncIterator[PostgresArchive]:
             await engine.dispose()
 
 
-def _entries(strategies: int) -> Iterator[Raw]:
+def entries_of_days(strategies: int) -> Iterator[Raw]:
     """What the log holds after trading days on which all strategies live at the same time."""
     ids = Ids("bench")
     versions: dict[int, int] = {}
@@ -157,7 +157,8 @@ def _entries(strategies: int) -> Iterator[Raw]:
         yield Raw(position, new.event.priority, version, _BEGIN + position * _PACE, encode(new, ids.next(), "bench"))
 
 
-async def _store(archive: PostgresArchive, sealing: Sealing, entries: Iterator[Raw], count: int) -> None:
+async def store_sealed(archive: PostgresArchive, sealing: Sealing, entries: Iterator[Raw], count: int) -> None:
+    """The next so many entries, all of them under seals."""
     while batch := list(islice(entries, min(_BATCH, count))):
         count -= len(batch)
         async with archive.engine.begin() as connection:

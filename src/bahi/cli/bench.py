@@ -11,6 +11,7 @@ from rich.table import Table
 from bahi.bench.appending import appends, batches
 from bahi.bench.archiving import archiving
 from bahi.bench.decoding import decoding
+from bahi.bench.exporting import exporting
 from bahi.bench.figures import Figure
 from bahi.bench.flowing import Sample, flowing
 from bahi.bench.kite import kite
@@ -47,6 +48,10 @@ MEASURES: dict[str, tuple[Measure, tuple[Fsync, ...]]] = {
         lambda fsync, quick: verifying(fsync, 20_000 if quick else 1_000_000, 500 if quick else 10_000),
         ("everysec",),
     ),
+    "export": (
+        lambda fsync, quick: exporting(fsync, 10_000 if quick else 200_000, 100 if quick else 2_000),
+        ("everysec",),
+    ),
     "rebuild": (
         lambda fsync, quick: rebuilding(fsync, 20_000 if quick else 1_000_000, 500 if quick else 10_000),
         ("everysec",),
@@ -58,7 +63,7 @@ MEASURES: dict[str, tuple[Measure, tuple[Fsync, ...]]] = {
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help=f"Among {', '.join(MEASURES)}; none named: all.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer samples: a look, not a measurement.")] = False,
-    events: Annotated[int | None, typer.Option(min=1000, help="archive, rebuild: how many events.")] = None,
+    events: Annotated[int | None, typer.Option(min=1000, help="archive, export, rebuild: how many events.")] = None,
     strategies: Annotated[int | None, typer.Option(min=10, help="rebuild: of how many strategies.")] = None,
     seal: Annotated[
         bool | None, typer.Option("--seal/--no-seal", help="archive: only with seals, or only without; else in turns.")
@@ -72,8 +77,8 @@ def bench(
     unknown = sorted(set(names or ()) - MEASURES.keys())
     if unknown:
         fail(f"no such measurement: {', '.join(unknown)}; there are {', '.join(MEASURES)}")
-    if events is not None and names not in (["archive"], ["rebuild"]):
-        fail("--events is for `bahi bench archive` and `bahi bench rebuild`")
+    if events is not None and names not in (["archive"], ["export"], ["rebuild"]):
+        fail("--events is for `bahi bench archive`, `bahi bench export` and `bahi bench rebuild`")
     if strategies is not None and names != ["rebuild"]:
         fail("--strategies is for `bahi bench rebuild`")
     if (seal is not None or memory) and names != ["archive"]:
@@ -87,6 +92,8 @@ def bench(
     figures: list[Figure] = []
     if events is not None or seal is not None:
         MEASURES["archive"] = (lambda fsync, _: archiving(fsync, events or 400_000, seal=seal), ("always",))
+    if events is not None:
+        MEASURES["export"] = (lambda fsync, _: exporting(fsync, events, max(10, events // 100)), ("everysec",))
     if events is not None or strategies is not None:
         MEASURES["rebuild"] = (lambda f, _: rebuilding(f, events or 1_000_000, strategies or 10_000), ("everysec",))
     with Progress(
