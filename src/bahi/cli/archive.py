@@ -115,4 +115,4 @@ def import_(
 
     if public_key is not None and trust_file_keys:
         fail("--public-key says whom you trust, --trust-file-keys that you trust anybody: give one of them")
-    raise typer.Exit(run_async(import_archive(load_settings(home), file, public_key, trust_file_keys, json)))
+    raise typer.Exit(import_archive(load_settings(home), file, public_key, trust_file_keys, json))

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.security.box import SecretBox
 from api.security.keys import SecretKeys
 from bahi.cli.archive_home import ArchiveHome, open_archive
-from bahi.cli.common import CHECK_FAILED, OK, bar, fail, print_json, say
+from bahi.cli.common import CHECK_FAILED, OK, bar, fail, print_json, run_async, say
 from bahi.cli.offline import Examined, as_object, examine, file_lines, public_keys, show_faults
 from bahi.cli.places import Places
 from bahi.database.migrate import migrate
@@ -29,7 +29,7 @@ __all__ = ["import_archive"]
 NOT_IN_IT = "users, brokers' credentials and sessions"
 
 
-async def import_archive(settings: Any, file: Path, public_key: str | None, trust_file_keys: bool, json: bool) -> int:
+def import_archive(settings: Any, file: Path, public_key: str | None, trust_file_keys: bool, json: bool) -> int:
     """The exit code; exits with 2 for what does not fit."""
     trusted = public_keys(public_key)
     if trusted is None and not trust_file_keys:
@@ -39,7 +39,7 @@ async def import_archive(settings: Any, file: Path, public_key: str | None, trus
         )
     configure_logging("ERROR")
     begun = time.perf_counter()
-    it = await asyncio.to_thread(examine, file, trusted, quiet=json)
+    it = examine(file, trusted, quiet=json)
     manifest = it.checker.manifest
     if not it.ok or manifest is None:
         return _refused(it, json)
@@ -48,6 +48,27 @@ async def import_archive(settings: Any, file: Path, public_key: str | None, trus
             f"the file is of a log of {manifest.partitions} partitions, and BAHI_PARTITIONS is {settings.partitions}: "
             f"set BAHI_PARTITIONS={manifest.partitions}"
         )
+    done, new_key = run_async(_restore(settings, it, manifest, json))
+    told = {
+        "file": file,
+        "log": manifest.parts[0].source,
+        "partitions": [_part(each) for each in done],
+        "events": sum(each.after - each.before for each in done),
+        "seals": sum(each.seals for each in done),
+        "new_seal_key": new_key,
+        "keys_trusted": it.trusted,
+        "not_restored": ["users", "broker_accounts", "sessions", "private seal keys"],
+        "seconds": round(time.perf_counter() - begun, 3),
+    }
+    if json:
+        print_json(told)
+    else:
+        _show(told, done, manifest)
+    return OK
+
+
+async def _restore(settings: Any, it: Examined, manifest: Manifest, json: bool) -> tuple[list[Imported], str | None]:
+    """What became of the partitions, and the new seal key, if one was made."""
     made: list[str] = []
 
     async def go_on(connection: AsyncConnection) -> None:
@@ -59,22 +80,7 @@ async def import_archive(settings: Any, file: Path, public_key: str | None, trus
         await _check_quiet(home, manifest)
         await asyncio.to_thread(migrate, home.url)
         done = await _import(home, it, go_on, json)
-    told = {
-        "file": file,
-        "log": manifest.parts[0].source,
-        "partitions": [_part(each) for each in done],
-        "events": sum(each.after - each.before for each in done),
-        "seals": sum(each.seals for each in done),
-        "new_seal_key": made[0] if made else None,
-        "keys_trusted": it.trusted,
-        "not_restored": ["users", "broker_accounts", "sessions", "private seal keys"],
-        "seconds": round(time.perf_counter() - begun, 3),
-    }
-    if json:
-        print_json(told)
-    else:
-        _show(told, done, manifest)
-    return OK
+    return done, made[0] if made else None
 
 
 async def _import(home: ArchiveHome, it: Examined, go_on: Any, json: bool) -> list[Imported]:

@@ -1,11 +1,13 @@
 """`bahi verify --offline FILE`: an exported file proves itself, with no server and no installation."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import typer
 from msgspec import Struct, field
 
 from bahi.cli.common import CHECK_FAILED, OK, bar, fail, out, print_json, say, sorry, until_closed, verdict
@@ -61,8 +63,7 @@ class Examined(Struct, kw_only=True):
 def verify_file(file: Path, public_key: str | None, anchor: Sequence[str] | None, json: bool) -> int:
     """Checks the file, says what was found, and returns the exit code: 0 only if a key that was named, or one that it
     vouches for, has signed all of it. Exits with 2 for what cannot be used."""
-    with sorry():
-        it = examine(file, public_keys(public_key), anchors(anchor), quiet=json)
+    it = examine(file, public_keys(public_key), anchors(anchor), quiet=json)
     code = OK if it.ok and it.trusted else CHECK_FAILED
     with until_closed(code):
         if json:
@@ -88,7 +89,7 @@ def examine(file: Path, trusted: Sequence[bytes] | None, known: Sequence[Anchor]
     def differs(partition: int, position: int, text: str) -> None:
         checker.fault(DATA, text, partition=partition, position=position)
 
-    with file_lines(file, differs) as lines, bar(file.name, hidden=quiet) as progress:
+    with sorry(), file_lines(file, differs) as lines, bar(file.name, hidden=quiet) as progress:
         try:
             for number, line in enumerate(lines):
                 checker.take(line)
@@ -96,6 +97,8 @@ def examine(file: Path, trusted: Sequence[bytes] | None, known: Sequence[Anchor]
                     progress(checker.events + checker.left_out, positions(checker.manifest.parts))
         except Unreadable as error:
             checker.broken_off(str(error))
+        except KeyboardInterrupt:
+            raise typer.Exit(128 + signal.SIGINT) from None
     checker.finish()
     it = Examined(file=file, checker=checker, trusted=trusted is not None, faults=faults, kinds=kinds)
     it.seconds = round(time.perf_counter() - begun, 3)
@@ -169,6 +172,7 @@ def as_object(it: Examined) -> dict[str, Any]:
         "unreadable": checker.corrupt,
         "seals": checker.seals,
         "lines": checker.lines,
+        "complete": manifest is not None and manifest.complete,
         "exported_at": None if manifest is None else manifest.exported_at,
         "filters": {} if manifest is None else msgspec.json.decode(encode(manifest.filters)),
         "signed_by": None if manifest is None else manifest.signed_by or None,

@@ -10,6 +10,7 @@ times in microseconds are strings: integers of CloudEvents have 32 bits.
 
 import re
 import time
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -191,13 +192,13 @@ def _clean(text: str) -> Any:
 def _rfc3339(at: int) -> str | UnsetType:
     """To the microsecond; unset for a moment without a date of four digits."""
     second, micros = divmod(at, SECOND)
-    global _second, _text
-    if second != _second:
-        if not 0 <= second < _YEAR_10000:
-            return UNSET
-        _second, _text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-    return f"{_text}.{micros:06}Z"
+    text = _second(second)
+    return f"{text}.{micros:06}Z" if text else UNSET
+
+
+@lru_cache(16)
+def _second(at: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) if 0 <= at < _YEAR_10000 else ""
 
 
 _YEAR_10000 = 253_402_300_800
-_second, _text = -1, ""
