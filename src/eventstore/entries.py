@@ -153,12 +153,11 @@ async def wait_for_more(log: EventLog, after: int, reader: "Redis | None" = None
 
     `reader` saves connecting again and again; it is of no more use after a cancellation.
     """
-    own = reader_client(log.redis) if reader is None else None
+    asking = reader or reader_client(log.redis)
     names = [log.keys.streams[each] for each in CLASSES]
     try:
         ids = [f"{after}-0"] * len(names)
-        asked = ("XREAD", "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", *names, *ids)
-        return bool(await command(reader or own, *asked))
+        return bool(await command(asking, "XREAD", "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", *names, *ids))
     finally:
-        if own is not None:
-            await own.aclose()
+        if asking is not reader:
+            await asking.aclose()

@@ -8,7 +8,7 @@ from bahi.servers import EmbeddedRedis
 from domain.events import StrategyStartRequested
 from eventstore.batch import Appended
 from eventstore.envelope import NewEvent
-from eventstore.errors import NeedsRecovery, LogUnavailable, PartitionMismatch, ServerTooOld, WeakDurability
+from eventstore.errors import LogUnavailable, NeedsRecovery, PartitionMismatch, ServerTooOld, WeakDurability
 from eventstore.keys import GROUP, Keys
 from eventstore.open import check_server, open_log
 
