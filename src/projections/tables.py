@@ -74,6 +74,9 @@ async def rebuild_sql(
         while shadow.position < await archive.last_position() - _BATCH:
             async with connection.begin():
                 await shadow.follow(shadow.position + _BATCH)
+        async with connection.begin():  # without statistics every page of a table might read all of it
+            for name in _KEYS:
+                await connection.execute(text(f'ANALYZE "{schema}"."{name}", pg_temp."{name}"'))
         async with connection.begin():
             await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
             await shadow.follow(await archive.reached(connection))

@@ -5,16 +5,18 @@ from domain.strategy import State
 from domain.values import Kind
 from eventstore.envelope import NewEvent, Raw
 from projections.replay import Replay
+from projections.snapshotter import take_snapshot
 from projections.time_travel import position_at, state_at, states_at
 from tests.projections.world import USER, World
 
 
 async def _lived(world: World) -> list[Raw]:
-    """Three strategies, one of them halted meanwhile; half of it archived, a part of that trimmed."""
+    """Three strategies, one of them halted meanwhile; half of it archived, with a snapshot, a part of that trimmed."""
     await world.day(1, Kind.STOPLOSS)
     await world.create(2)
     await world.log.append([NewEvent(UserHalted(square_off=True), user_id=USER)])
     await world.projector.step()
+    assert await take_snapshot(world.archive)
     await world.trim(await world.log.last_position() - 9)
     await world.log.append([NewEvent(UserResumed(), user_id=USER)])
     await world.start(2)
