@@ -266,6 +266,7 @@ class Round:
             self._on_death(self._day, victim)
         else:
             self._on_stop(victim)
+        self._day.settle()
 
     def _again(self) -> None:
         """What was under way has ended; what it was that broke is felt at the latest by what begins now."""

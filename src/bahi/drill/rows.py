@@ -42,11 +42,12 @@ _DEAD: Final = {*_SPLIT, Row.TORN}
 class Moment(Struct, frozen=True, kw_only=True):
     """One moment of a row: everything that is left to chance. The same for the same row, number and seed.
 
-    `at` is the share of the day's events after which it comes, and `then` the so many-th effect from then on; `copied_at`
-    is that after which an older copy was made;
-    `dies`: the processes of the engine die with it, else they live through it. `outage` is how long by the market's
-    time they are away then. `archives` is how probable it is that
-    the archive has caught up at a time when everything else is done.
+    `at` is the share of the day's events after which it comes, and `then` the so many-th effect from then on.
+    `copied_at` is the share after which an older copy was made. `dies`: the processes of the engine die with it, else
+    they live through it; `outage` is how long by the market's time they are away then. `again`: what was broken is
+    killed once more after so many effects, while it recovers or soon after; 0: it is not. `archives` is how probable it
+    is that the archive catches up when everything else is done. `apart` is the role that has a process of its own;
+    empty: all are in one.
     """
 
     row: Row
@@ -58,11 +59,8 @@ class Moment(Struct, frozen=True, kw_only=True):
     dies: bool
     outage: Duration
     again: int
-    """The process that was broken is killed once more after so many effects: while it recovers, or soon after. 0: it is
-    not."""
     archives: float
     apart: str
-    """The role that has a process of its own; empty: all are in one process."""
 
     @property
     def layout(self) -> Layout:
