@@ -28,6 +28,8 @@ __all__ = ["rebuilding"]
 TAIL = 100_000
 """Events since the last snapshot: as many as there are before the next one is taken."""
 _BATCH = 20_000
+Taken = tuple[float, float]
+"""Seconds, and how many of them this process was at work: the rest it waited for PostgreSQL, Redis or a processor."""
 _PACE = 1_000
 """Microseconds between two events."""
 
@@ -38,9 +40,7 @@ async def rebuilding(fsync: Fsync, events: int, strategies: int, runs: int = 5) 
     tail = min(TAIL, events // 10)
     async with _archive() as archive, bench_log(fsync) as log:
         await _store(archive, islice(entries, events - tail))
-        begun = time.perf_counter()
-        await take_snapshot(archive)
-        taking = time.perf_counter() - begun
+        taking = await _times(1, lambda: take_snapshot(archive))
         await _store(archive, islice(entries, tail))
         await command(log.redis, "HSET", log.keys.position, "position", events)  # as if it had been trimmed
         log.archive = archive
@@ -50,11 +50,12 @@ async def rebuilding(fsync: Fsync, events: int, strategies: int, runs: int = 5) 
         slow = await _times(runs, lambda: rebuild_redis(log, from_start=True))
         quick = await _times(runs, lambda: rebuild_redis(log))
         comparing = await _times(runs, lambda: corrupt_strategies(log))
-        (tables,) = await _times(1, lambda: rebuild_sql(archive, compare_only=True))
+        tables = await _times(1, lambda: rebuild_sql(archive, compare_only=True))
 
-    def seconds(name: str, times: list[float], *, limit: float | None = None, note: str = "") -> Figure:
-        middle = statistics.median(times)
-        spread = f"median of {len(times)}, {min(times):.2f}–{max(times):.2f}" if len(times) > 1 else ""
+    def seconds(name: str, taken: list[Taken], *, limit: float | None = None, note: str = "") -> Figure:
+        times = [each for each, _ in taken]
+        middle, work = statistics.median(times), statistics.median(work for _, work in taken)
+        spread = f"median of {len(times)}, {min(times):.2f}–{max(times):.2f}, this process worked {work:.2f} of it"
         return Figure(
             name=name,
             fsync=fsync,
@@ -65,7 +66,7 @@ async def rebuilding(fsync: Fsync, events: int, strategies: int, runs: int = 5) 
             note="; ".join(each for each in (spread, note) if each),
         )
 
-    rate = events / statistics.median(folding)
+    rate = events / statistics.median(each for each, _ in folding)
     since = f"{states:,} strategies, {tail:,} events since the snapshot"
     return [
         Figure(
@@ -82,18 +83,18 @@ async def rebuilding(fsync: Fsync, events: int, strategies: int, runs: int = 5) 
         seconds("PostgreSQL to Redis, every event", slow),
         seconds("PostgreSQL to Redis, from a snapshot", quick, limit=2.0, note=since),
         seconds("comparing Redis with a snapshot and its tail", comparing, limit=2.0, note=since),
-        seconds("taking the first snapshot", [taking], note=f"{events - tail:,} events"),
-        seconds("making the SQL projections anew", [tables], note=f"{events:,} events, compared row by row"),
+        seconds("taking the first snapshot", taking, note=f"{events - tail:,} events"),
+        seconds("making the SQL projections anew", tables, note=f"{events:,} events, compared row by row"),
     ]
 
 
-async def _times(runs: int, act: Callable[[], Awaitable[object]]) -> list[float]:
-    times = []
+async def _times(runs: int, act: Callable[[], Awaitable[object]]) -> list[Taken]:
+    taken = []
     for _ in range(runs):
-        begun = time.perf_counter()
+        begun, worked = time.perf_counter(), time.process_time()
         await act()
-        times.append(time.perf_counter() - begun)
-    return times
+        taken.append((time.perf_counter() - begun, time.process_time() - worked))
+    return taken
 
 
 @asynccontextmanager
