@@ -18,13 +18,21 @@ from bahi.roles.updates import Pollers
 from bahi.settings import Settings
 from bahi.wiring import House, open_house
 from domain.calendar import load_nse
-from domain.events import RuntimeStateLoaded, StrategyCreated, StrategyStartRequested, UserRegistered
+from domain.events import (
+    RuntimeStateLoaded,
+    StrategyCreated,
+    StrategyStartRequested,
+    SystemRecovery,
+    UserRegistered,
+)
 from domain.strategy import State, evolve, initial
 from domain.values import MINUTE, Config, Duration, Instant, Tick
 from eventstore.archive import OUTAGES
+from eventstore.entries import check_log
 from eventstore.envelope import NewEvent
 from eventstore.errors import LogUnavailable
 from eventstore.timers import next_timer
+from eventstore.vouching import vouch
 from handlers.decider import Wake, decided, persist, take_turn
 from handlers.worker import Worker
 from projections.live import live_states
@@ -154,7 +162,7 @@ class Engine:
     async def settle(self, now: Instant, *, archive: bool) -> Rest:
         """Lets everything happen that can happen now. `archive`: also what the archive lacks is written."""
         self.clock.set(max(now, self.clock.now()))
-        total = 0
+        total = await self._patiently(self._bear_witness())
         for _ in range(TURNS):
             done = 0
             for step in self._steps:
@@ -202,6 +210,22 @@ class Engine:
         return [] if self._listener is None else [stop.strategy_id for stop in self._listener.index.armed()]
 
     # --- what a step is made of --------------------------------------------------------------------------------------
+
+    async def _bear_witness(self) -> int:
+        """As every process of `bahi run` does every second: is Redis the one that it was, and the log no shorter?"""
+        log = self._log
+        vouched = await vouch(log)
+        if vouched:
+            position = str(await log.last_position())
+            report = SystemRecovery(
+                old_epoch=log.epoch,
+                new_epoch=log.epoch,
+                lost={"redis": "RESTARTED"},
+                restored={"position": position},
+            )
+            await log.append([NewEvent(report)])
+        await check_log(log, log.seen)
+        return int(vouched)
 
     async def _follow(self) -> int:
         """Tells the sources what is new in the log."""
