@@ -95,7 +95,7 @@ def test_fifty_strategies_due_at_one_second_trade_once_each(house: House, trader
     armed = each(traders, ten)
     all_done({strategy: trader for trader, mine in zip(traders, armed, strict=True) for strategy in mine}, 30)
     audit = house.audit()
-    placed = Counter((row.side, audit.checker.intents[row.tag][0].strategy_id) for row in audit.rows)
+    placed = Counter((row.side, audit.checker.intents[row.tag].record.strategy_id) for row in audit.rows)
     assert set(placed.values()) == {1}
     assert len(placed) == 100
     assert {state.exit_reason for state in audit.live.values()} == {"SELL"}
