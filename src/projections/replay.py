@@ -7,8 +7,8 @@ effects (`domain.blind`): these are written out. A test holds the two equal for 
 
 import asyncio
 import gc
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from msgspec import Struct
@@ -102,24 +102,19 @@ class Replay:
         self._on_fault = on_fault
 
     def feed(self, raws: Sequence[Raw]) -> None:
-        """Fold these entries. The garbage collector rests meanwhile: nothing here is cyclic, and it would look at
-        every state again and again."""
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
+        """Fold these entries."""
+        with _collector_at_rest():
             for start in range(0, len(raws), _SLICE):
                 self._feed(raws[start : start + _SLICE])
-        finally:
-            if collecting:
-                gc.enable()
         if raws:
             self.position, self.recorded_at = raws[-1].position, raws[-1].recorded_at
 
     async def feed_in_turns(self, raws: Sequence[Raw]) -> None:
         """As `feed`; but whatever else this process has to do gets its turn again and again."""
-        for start in range(0, len(raws), _SLICE):
-            self.feed(raws[start : start + _SLICE])
-            await asyncio.sleep(0)
+        with _collector_at_rest():
+            for start in range(0, len(raws), _SLICE):
+                self.feed(raws[start : start + _SLICE])
+                await asyncio.sleep(0)
 
     def _feed(self, raws: Sequence[Raw]) -> None:
         page = decode_page(raws)
@@ -218,6 +213,18 @@ class Replay:
         if self._on_fault is None:
             raise BrokenHistory(fault)
         self._on_fault(fault)
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Nothing here is cyclic, and the garbage collector would look at every state again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def apply_recorded(state: State, version: int, recorded_at: Instant, position: int, event: Event) -> None:
