@@ -27,7 +27,7 @@ COMMANDS: Final = {
     "campaign": "Trade at a simulated Kite under every fault and every death of a worker; count what became of it.",
     "backup": "Back up everything into one file, while trading goes on.",
     "restore": "Restore a backup into an empty installation: all of it or nothing.",
-    "drill": "Kill and destroy whatever can be, at many moments of a busy day; count what was lost, and time the recovery.",
+    "drill": "Kill and destroy whatever can be, at many moments of a busy day; count what was lost, time the recovery.",
     "schema": "Export the events' schemas, or check the committed ones.",
     "bench": "Measure the hot paths on embedded servers.",
 }
