@@ -21,7 +21,18 @@ from eventstore.clients import commands
 from eventstore.errors import LogLost, NeedsRecovery
 from eventstore.keys import Keys
 
-__all__ = ["REJOINING", "RESTORING", "Epoch", "Held", "archived_lineage", "held", "judge", "record", "restoring"]
+__all__ = [
+    "REJOINING",
+    "RESTORING",
+    "Epoch",
+    "Held",
+    "archived_lineage",
+    "held",
+    "judge",
+    "newest_epoch",
+    "record",
+    "restoring",
+]
 
 RESTORING: Final = "restoring:"
 """How the fence begins while the log is being restored: nobody who trades knows it, so nobody can append."""
@@ -86,6 +97,13 @@ async def archived_lineage(connection: AsyncConnection, partition: int) -> tuple
     )
 
 
+async def newest_epoch(connection: AsyncConnection, partition: int) -> str | None:
+    """The epoch that the archive is at; None for a new one."""
+    found = select(epochs.c.epoch).where(epochs.c.partition == partition)
+    epoch: str | None = await connection.scalar(found.order_by(epochs.c.number.desc()).limit(1))
+    return epoch
+
+
 async def record(connection: AsyncConnection, partition: int, lineage: Sequence[Epoch]) -> None:
     """The archive is of this lineage from now on. Raises LogLost when it is another log's, or further than it."""
     known = await archived_lineage(connection, partition)
@@ -112,7 +130,7 @@ def judge(here: Held, known: Sequence[Epoch], archived: int) -> None:
     """Whether what Redis holds may be traded on. Raises NeedsRecovery when it lacks what the archive has; LogLost when
     the two are not of one log, for the operator to decide."""
     if here.rejoining:
-        raise NeedsRecovery("RESTARTED", archived, here.position)
+        raise NeedsRecovery("OLDER" if here.position < archived else "RESTARTED", archived, here.position)
     if not known and not archived:
         return  # there is no archive yet, or none any more: it follows
     if not here.lineage:

@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator
 from redis.asyncio import Redis
 
 from domain.values import Instant
-from eventstore.clients import command, commands
+from eventstore.clients import command
 from eventstore.epochs import Epoch
+from eventstore.errors import LogLost
 from eventstore.keys import CLASSES, Keys
 from eventstore.open import create_groups
+from eventstore.script import Script
 
 __all__ = ["begin", "clear", "fence"]
+
+_begin = Script("begin")
 
 
 async def fence(redis: "Redis", keys: Keys, token: str) -> None:
@@ -35,18 +39,16 @@ async def clear(redis: "Redis", keys: Keys, position: int, recorded_at: Instant,
     await create_groups(redis, keys, position)
 
 
-async def begin(redis: "Redis", keys: Keys, lineage: tuple[Epoch, ...], encoded: list[bytes]) -> None:
-    """The last epoch of the lineage is the log's from now on. Raises LogUnavailable; repeat it then."""
+async def begin(redis: "Redis", keys: Keys, token: str, lineage: tuple[Epoch, ...], encoded: list[bytes]) -> None:
+    """The last epoch of the lineage is the log's from now on, at once: half of a lineage would be taken for none.
+
+    Raises LogLost when the fence is another one's by now, and LogUnavailable: then perhaps it has begun.
+    """
     newest = lineage[-1]
-    calls: list[tuple[str | bytes | int, ...]] = [
-        ("UNLINK", keys.epochs),
-        ("RPUSH", keys.epochs, *encoded),
-        ("SET", keys.log_id, newest.log_id),
-        ("SET", keys.epoch, newest.epoch),
-    ]
-    for answer in await commands(redis, calls):
-        if isinstance(answer, Exception):
-            raise answer
+    names = [keys.epoch, keys.epochs, keys.log_id]
+    answer = await _begin(redis, names, token, newest.epoch, newest.log_id, *encoded)
+    if answer[0] != b"Begun":
+        raise LogLost("another process has begun to restore the log meanwhile")
 
 
 async def _scan(redis: "Redis", pattern: str) -> AsyncIterator[list[bytes]]:

@@ -25,8 +25,8 @@ from eventstore.archived import announce
 from eventstore.clients import reader_client
 from eventstore.entries import check_log, stream_entries, wait_for_more
 from eventstore.envelope import Raw
-from eventstore.epochs import record
-from eventstore.errors import LogHole, LogUnavailable
+from eventstore.epochs import newest_epoch, record
+from eventstore.errors import LogHole, LogLost, LogUnavailable
 from eventstore.log import EventLog
 from eventstore.seals import Seal
 from projections.gaps import tell_gap
@@ -353,6 +353,7 @@ class Projector:
                 self._forget()
                 self._position = reached
                 return 0
+            await self._check_epoch(connection)
             changes = Changes(faults=[spoiled] if spoiled else [])
             if spoiled is None:
                 changes = await self._projections.fold(connection, entries)
@@ -372,6 +373,12 @@ class Projector:
         await self._announce(self._position)
         await self._write_lines(entries, changes.faults)
         return stored
+
+    async def _check_epoch(self, connection: AsyncConnection) -> None:
+        """What was read before the log was lost is not archived once the log has gone on without it. Raises LogLost."""
+        newest = await newest_epoch(connection, self.archive.partition)
+        if newest not in (None, self._log.epoch):
+            raise LogLost(f"the archive is at epoch {newest}, this process at {self._log.epoch}")
 
     async def _seal(self, connection: AsyncConnection, raws: Sequence[Raw]) -> None:
         if self._sealing is not None:

@@ -77,7 +77,8 @@ async def recover(
     progress: Progress | None = None,
     random: Callable[[int], str] = _random,
 ) -> Recovered | None:
-    """Restore a partition from the archive and begin its next epoch; None if that is not needed any more.
+    """Restore a partition from the archive and begin its next epoch; None if that is not needed any more, or
+    a follower that had read on before the loss has archived more meanwhile: then look, and perhaps restore, again.
 
     Raises LogUnavailable; LogLost when Redis and the archive are not of one log; LogHole when the archive has a hole.
     """
@@ -116,9 +117,11 @@ async def recover(
                 try:
                     done = await _restore(log, why, here.position, archived, begun, policy, progress)
                     async with archive.engine.begin() as connection:
+                        if await archive.reached(connection, lock=True) > end:
+                            return None
                         await record(connection, archive.partition, log.lineage)
                     await vouch_for(redis, keys)
-                    await begin(redis, keys, log.lineage, [msgspec.json.encode(each) for each in log.lineage])
+                    await begin(redis, keys, token, log.lineage, [msgspec.json.encode(each) for each in log.lineage])
                 finally:
                     await log.aclose()
                 return done

@@ -1,0 +1,13 @@
+-- The epoch that was prepared begins: all of it or nothing, and only if nobody else has begun to restore since.
+--
+-- KEYS: the epoch, the lineage, the log id. ARGV: the fence, the new epoch, its log id, then the lineage.
+-- Answers {'Begun'} or {'WrongEpoch', epoch}.
+if redis.replicate_commands then redis.replicate_commands() end
+local call = redis.call
+local epoch = call('GET', KEYS[1])
+if epoch ~= ARGV[1] then return {'WrongEpoch', epoch} end
+call('DEL', KEYS[2])
+for i = 4, #ARGV do call('RPUSH', KEYS[2], ARGV[i]) end
+call('SET', KEYS[3], ARGV[3])
+call('SET', KEYS[1], ARGV[2])
+return {'Begun'}
