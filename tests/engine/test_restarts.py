@@ -1,9 +1,11 @@
 """Redis is killed and comes back on its file, whole or torn at any byte (architecture §7)."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from bahi.clock import SystemClock
 from bahi.database.engine import create_engine
+from bahi.roles.process import _bear_witness
 from bahi.servers.redis import EmbeddedRedis
 from domain.events import OrderRecovered, StrategyRecovered, SystemRecovery
 from domain.values import MINUTE, SECOND, Holding, Side
@@ -20,7 +24,7 @@ from eventstore import clients
 from eventstore.archive import PostgresArchive
 from eventstore.batch import WrongEpoch
 from eventstore.envelope import NewEvent
-from eventstore.errors import NeedsRecovery
+from eventstore.errors import LogLost, NeedsRecovery
 from eventstore.vouching import stopping_in_good_order, vouch
 from projections.recovery import Recovered
 from tests.engine.world import StrategyStartRequested, World
@@ -120,6 +124,29 @@ async def test_nobody_vouches_for_a_log_that_became_shorter(world: World, server
     await world.log.redis.connection_pool.disconnect()
     assert not await vouch(world.log)
     assert isinstance(await world.log.append([NewEvent(StrategyStartRequested(), strategy, 7)]), WrongEpoch)
+    assert await start_again(world) is not None
+
+
+async def test_a_process_that_appends_nothing_does_not_vouch_for_what_others_lost(
+    world: World, server: EmbeddedRedis
+) -> None:
+    """It has seen of the log what it looked at, every second."""
+    idle = await world.log_of("api")
+    strategy = await world.bought()
+    before = size(server)
+    await world.archive_to(await world.log.last_position())
+    await world.log.append([NewEvent(StrategyStartRequested(), strategy, 7)])
+    house: Any = SimpleNamespace(logs=[idle], clock=SystemClock())
+    witness = asyncio.create_task(_bear_witness(house))
+    while idle.seen < world.log.seen:  # noqa: ASYNC110 (what it does is look)
+        await asyncio.sleep(0.01)
+    witness.cancel()
+    kill(server, cut=(size(server) - before) // 2)
+    for redis in (world.redis, world.log.redis, idle.redis):
+        await redis.connection_pool.disconnect()
+    assert not await vouch(idle)
+    with pytest.raises(LogLost):
+        await _bear_witness(house)  # and does not go on with what it knows
     assert await start_again(world) is not None
 
 
