@@ -19,6 +19,7 @@ from domain.rules.acts import (
     next_opening,
     outcome_alerts,
     realised,
+    settling_overdue_at,
     uneasy,
 )
 from domain.rules.ended import next_run, start_requested, unprotected, why_refused
@@ -139,6 +140,8 @@ def _wake_at(state: State, facts: Facts) -> Instant | None:
             at.append(chase_at(order, facts) if now < chase_at(order, facts) else now + policy.exit_patience)
     at += [tries.not_before for tries in state.tries.values()]
     at += [last + policy.alert_repeat for last in state.alerted.values() if uneasy(state)]
+    if state.settle_after:
+        at.append(settling_overdue_at(state))
     if state.alive:
         at += [state.close_at, state.entries_after]
     if uneasy(state) and not market_open(facts) and (opening := next_opening(facts)) is not None:

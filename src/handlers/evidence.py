@@ -46,6 +46,11 @@ class Evidence:
         self._odd = {each.order_id: self._odd.get(each.order_id, now) for each in unread if not each.foreign}
         self._lacking_since = (self._lacking_since or now) if self.lacking else None
 
+    @property
+    def whole(self) -> bool:
+        """Whether the last reading showed every order that may be ours: none was missing, each row was understood."""
+        return not self.lacking and not self._odd
+
     def concerns(self, order: Order, skew: Duration) -> bool:
         """Whether the last reading would have shown this order, were it there. `skew` is how far the clocks of whoever
         read and of whoever decided on the order may lie apart."""

@@ -147,6 +147,15 @@ def _ended(tag: Tag, row: BookOrder) -> tuple[Event, ...]:
             return ()
 
 
+def of_another_day(state: State, facts: Facts) -> tuple[Event, ...]:
+    """What is said of a run that lost the end of the log, and whose day is over: no book shows its orders any more."""
+    today = facts.calendar.wall(facts.now).date()
+    if not state.alive or state.session_date is None or state.session_date >= today:
+        return ()
+    told = {"symbol": state.symbol, "open_quantity": str(state.open_quantity), "session": str(state.session_date)}
+    return (alert(facts, Code.OUTCOME_UNKNOWN, told | {"cure": OF_ANOTHER_DAY}),)
+
+
 def absent(state: State, sought: Order, facts: Facts) -> tuple[Event, ...]:
     """The book was read often and long enough for the doubt that there was, and the order is not there: it is given up
     (and stays watched). The book is of one day: of an order of an earlier one, somebody must look at what is held."""

@@ -44,8 +44,8 @@ class Poller:
         self._dark_since: Instant | None = None
         """When the book could not be read for the first time since it last could."""
         self._evidence = Evidence()
-        self._failed = False
-        """Whether something that the last reading showed could not be dealt with."""
+        self._failed: set[int] = set()
+        """Strategies of which the last reading showed something that could not be dealt with."""
         self._settling: dict[int, int] = {}
         """How many readings have shown nothing lost, by strategies that lost the end of the log."""
         self._foreign: dict[str, BookOrder] = {}
@@ -82,15 +82,14 @@ class Poller:
         written = 0
         for each in (row for row in unread if self._evidence.odd_for(row.order_id, asked_at) >= PATIENCE):
             await self._alone(each.order_id or "unread", self._report_unread(broker, each))
-        self._failed = False
+        self._failed.clear()
         for row in sorted(rows, key=_by_age):
-            written += await self._alone(row.tag or row.order_id, self._tell(broker, row))
+            written += await self._alone(row.tag or row.order_id, self._tell(broker, row), of=parse_tag(row.tag))
         shown = frozenset(row.tag for row in rows if row.tag)
         whole = not unread and not self._evidence.lacking
-        told = whole and not self._failed
         for strategy_id in sorted(strategies):
             written += await self._alone(strategy_id, self._reconcile(strategy_id, shown, asked_at))
-            if told:
+            if self._evidence.whole and strategy_id not in self._failed:
                 written += await self._alone(strategy_id, self._settle(strategy_id, asked_at))
         if whole:  # what has gone has gone with its day
             ids = {row.order_id for row in rows}
@@ -102,14 +101,15 @@ class Poller:
             await self._positions.check(broker, foreign, at_once=written > 0)
         return written
 
-    async def _alone(self, what: str | int, work: Awaitable[int]) -> int:
+    async def _alone(self, what: str | int, work: Awaitable[int], of: TagParts | None = None) -> int:
         """One order that cannot be dealt with does not keep the others waiting; the next reading tries again."""
         try:
             return await work
         except (LogUnavailable, LogLost):
             raise
         except Exception as error:
-            self._failed = True
+            if of is not None:
+                self._failed.add(of.strategy_id)
             log.exception("not_reconciled", user_id=self._user_id, what=what, error=str(error))
             return 0
 
@@ -180,7 +180,9 @@ class Poller:
             return 0
 
         def settled(now: State, facts: Facts) -> tuple[Event, ...]:
-            return (RecoverySettled(at=facts.now, readings=readings),) if now.settle_after else ()
+            if not now.settle_after:
+                return ()
+            return RecoverySettled(at=facts.now, readings=readings), *outcomes.of_another_day(now, facts)
 
         await record(self._desk, strategy_id, settled, Wake())
         self._settling.pop(strategy_id, None)

@@ -6,6 +6,7 @@ import datetime as dt
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -15,8 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from bahi.database.engine import create_engine
 from bahi.database.tables import metadata
 from brokers.paper.plan import Lost, Script, ScriptedPlan
+from brokers.port import BookOrder, Broker, PartialReading, Unread
 from domain.commands import Changes, decide_update
 from domain.events import (
+    AlertTriggered,
     ExecuteBuy,
     Intent,
     OrderRecovered,
@@ -25,19 +28,27 @@ from domain.events import (
     StrategyStartRequested,
     SystemRecovery,
 )
-from domain.tags import parse_tag
-from domain.values import MINUTE, SECOND, Exit, Holding, Kind, Side, Status
+from domain.tags import TagParts, parse_tag
+from domain.values import DAY, MINUTE, SECOND, Code, Exit, Holding, Kind, Side, Status, Tag
 from eventstore import clients
 from eventstore.archive import PostgresArchive
 from eventstore.batch import WrongEpoch
-from eventstore.envelope import NewEvent
+from eventstore.entries import read_entries
+from eventstore.envelope import NewEvent, Raw
+from eventstore.epochs import RESTORING, Epoch, Held, judge
 from eventstore.errors import LogLost, NeedsRecovery
+from eventstore.fencing import begin, fence
 from eventstore.keys import Keys
 from eventstore.open import open_log
 from handlers.decider import Wake, decided, take_turn
+from handlers.outcomes import OF_ANOTHER_DAY
+from handlers.poller import Poller
+from projections import recovery
+from projections.projector import Projector
 from projections.recovery import recover
-from projections.runtime import DEFAULTS
+from projections.runtime import DEFAULTS, CorruptState
 from tests.engine.conftest import OpenWorld
+from tests.engine.test_evidence import reading
 from tests.engine.test_random import ACTIONS, PER_USER, USERS, HealingPlan, Nemesis, _heal
 from tests.engine.world import OPENING, USER, World
 
@@ -214,6 +225,79 @@ async def test_it_is_told_and_the_numbers_go_on(archived: OpenArchived) -> None:
     assert isinstance(await old.append([NewEvent(StrategyStartRequested(), 42, USER)]), WrongEpoch)
 
 
+# --- what keeps the book from settling it ---------------------------------------------------------------------------
+
+
+async def test_a_row_of_somebody_else_that_nobody_understands_holds_up_no_exit(archived: OpenArchived) -> None:
+    theirs = Unread(order_id="9", tag="theirs", why="no filled_quantity", foreign=True)
+
+    def with_their_row(rows: list[BookOrder]) -> list[BookOrder]:
+        raise PartialReading(rows, (theirs,))
+
+    world = await archived()
+    strategy = await world.bought()
+    await world.lose(0)
+    with reading(with_their_row):
+        await world.stop_loss(strategy)
+        await world.pass_time(30 * SECOND)
+        assert (await world.state(strategy)).exit_reason is Exit.STOPLOSS
+
+
+async def test_what_is_wrong_with_one_strategy_holds_up_no_exit_of_another(
+    archived: OpenArchived, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await archived()
+    strategy, broken = await world.bought(), await world.bought()
+    await world.lose(0)
+    booking = Poller._book
+
+    async def failing(self: Poller, broker: Broker, parts: TagParts, tag: Tag, row: BookOrder) -> int:
+        if parts.strategy_id == broken:
+            raise CorruptState("nothing tells what it is")
+        return await booking(self, broker, parts, tag, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Poller, "_book", failing)
+        await world.pass_time(30 * SECOND)
+    assert not (await world.state(strategy)).settle_after
+    assert (await world.state(broken)).settle_after
+    await world.pass_time(30 * SECOND)
+    assert not (await world.state(broken)).settle_after
+
+
+async def test_shares_that_nobody_can_sell_because_the_book_is_not_read_are_alerted(archived: OpenArchived) -> None:
+    world = await archived()
+    strategy = await world.bought()
+    world.connected.clear()
+    await world.lose(0)
+    await world.stop_loss(strategy)
+    await world.pass_time(25 * SECOND)
+    assert Code.UNPROTECTED_POSITION not in (await world.state(strategy)).alerted
+    await world.pass_time(10 * MINUTE)
+    told = [each for each in await world.of_type(AlertTriggered) if each.code is Code.UNPROTECTED_POSITION]
+    assert len(told) == 2
+    assert told[0].facts["cure"] == "connect the broker"
+    world.connected.add(USER)
+    await world.pass_time(MINUTE)
+    assert (await world.state(strategy)).exit_reason is Exit.STOPLOSS
+
+
+async def test_what_was_lost_on_an_earlier_day_is_alerted_since_no_book_shows_it_any_more(
+    archived: OpenArchived,
+) -> None:
+    world = await archived()
+    strategy = await world.bought()
+    lost = await since(world, ExecuteBuy)
+    world.clock.set(world.clock.now() + DAY)
+    await world.lose(lost)
+    await world.pass_time(MINUTE)
+    state = await world.state(strategy)
+    assert (state.exit_reason, state.open_quantity) == (Exit.MISSED, 0)
+    (told,) = [each for each in await world.of_type(AlertTriggered) if each.code is Code.OUTCOME_UNKNOWN]
+    assert told.facts["cure"] == OF_ANOTHER_DAY
+    world.checked = False  # the broker has what nobody here knows of
+
+
 # --- who may restore, and from what ---------------------------------------------------------------------------------
 
 
@@ -333,6 +417,80 @@ async def test_a_restorer_that_dies_anywhere_is_followed_by_the_next(
     assert [row.side for row in await world.rows()] == [Side.BUY]
 
 
+async def test_two_that_restore_at_once_because_the_lock_was_lost_do_not_open_half_a_log(
+    archived: OpenArchived, redis: Redis
+) -> None:
+    world = await archived()
+    await world.running()
+    keys, lineage = world.log.keys, world.log.lineage
+    await fence(world.log.redis, keys, RESTORING + "ONE")
+    await fence(world.log.redis, keys, RESTORING + "OTHER")
+    later = (*lineage, Epoch(number=2, epoch="NEXT", log_id="NEXT"))
+    with pytest.raises(LogLost, match="another process"):
+        await begin(world.log.redis, keys, RESTORING + "ONE", later, [b"{}"])
+    assert await redis.get(keys.epoch) == b"restoring:OTHER"
+    assert await redis.get(keys.log_id) == world.log.log_id.encode()
+    assert not await redis.exists(keys.epochs)
+    world.checked = False
+
+
+async def test_a_follower_that_read_on_before_the_loss_archives_nothing_under_the_new_epoch(
+    archived: OpenArchived, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await archived()
+    await world.bought()
+    assert world.archive is not None
+    follower = Projector(world.log, world.archive.engine, world.clock, lines=lambda *_: None)
+    taken: list[Raw] = await follower._next()  # and now PostgreSQL is slow
+    await redis.flushall()
+    for process in list(world.processes):
+        await world.kill(process)
+    with pytest.raises(NeedsRecovery):
+        await world.log_of("late")
+    await world.recover("w1")
+    with pytest.raises(LogLost, match="the archive is at epoch"):
+        await follower._archive(taken)
+    assert await world.archive.last_position() == 0
+    world.checked = False  # nothing of it was archived
+
+
+async def test_what_a_follower_archives_while_the_log_is_restored_is_restored_as_well(
+    archived: OpenArchived, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await archived()
+    strategy = await world.bought()
+    last, archive = await world.log.last_position(), world.archive
+    assert archive is not None
+    await world.archive_to(last - 3)
+    raws = [raw async for page in read_entries(world.log, last - 3, last) for raw in page]
+    for process in list(world.processes):
+        await world.kill(process)
+    await redis.flushall()
+    restoring_it = recovery._restore
+
+    async def late(*args: Any) -> recovery.Recovered:
+        done = await restoring_it(*args)
+        async with archive.engine.begin() as connection:
+            await archive.store(connection, raws)
+        return done
+
+    again = {"keys": world.log.keys, "clock": world.clock, "defaults": DEFAULTS, "policy": world.policy}
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "_restore", late)
+        assert await recover(world.redis_url, archive, **again) is None  # type: ignore[arg-type]
+    done = await world.recover("w1")
+    assert done.archived == last
+    assert (await world.state(strategy)).position is Holding.BOUGHT
+
+
+def test_a_log_that_was_to_rejoin_and_became_shorter_than_the_archive_is_not_kept() -> None:
+    lineage = (Epoch(number=1, epoch="E", log_id="LOGS"),)
+    for position, why in ((9, "OLDER"), (10, "RESTARTED"), (11, "RESTARTED")):
+        with pytest.raises(NeedsRecovery) as needed:
+            judge(Held(lineage, position, rejoining=True), lineage, 10)
+        assert needed.value.why == why
+
+
 # --- whatever happens -----------------------------------------------------------------------------------------------
 
 
@@ -373,7 +531,7 @@ async def _live_through(redis_url: str, redis: "Redis", engine: AsyncEngine, see
         await world.close()
 
 
-SEEDS = 12
+SEEDS = 4
 
 
 async def test_whatever_is_lost_the_invariants_hold_and_everything_ends(

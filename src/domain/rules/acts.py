@@ -2,6 +2,7 @@
 
 import datetime as dt
 from decimal import Decimal
+from typing import Final
 
 from domain.calendar import UnknownYear
 from domain.events import (
@@ -22,6 +23,7 @@ from domain.rules.step import WAIT, Step
 from domain.strategy import Order, State
 from domain.tags import make_tag
 from domain.values import (
+    SECOND,
     Abort,
     Code,
     Exit,
@@ -34,6 +36,8 @@ from domain.values import (
     Severity,
 )
 
+OVERDUE: Final = 10 * SECOND
+"""How long the readings may take that settle a recovery; the book is read every second."""
 MOST_PAUSES = 8
 """Back-offs between two cancels of one order at most: what waits for it is an exit."""
 
@@ -189,6 +193,11 @@ def squaring_off(state: State) -> bool:
 
 def answer_due(order: Order, facts: Facts) -> Instant:
     return order.deadline + facts.policy.request_timeout + facts.policy.skew
+
+
+def settling_overdue_at(state: State) -> Instant:
+    """When the order book should have been read often enough after the end of the log was lost."""
+    return state.settle_after + OVERDUE
 
 
 def chase_at(order: Order, facts: Facts) -> Instant:

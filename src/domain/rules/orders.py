@@ -25,7 +25,9 @@ from domain.rules.acts import (
     may_place,
     outcome_alerts,
     place,
+    settling_overdue_at,
     squaring_off,
+    uneasy,
 )
 from domain.rules.step import NO_SESSION, PASS, UNREACHABLE, WAIT, Step
 from domain.strategy import Order, State
@@ -181,8 +183,21 @@ def live_order(state: State, facts: Facts) -> Step:
 
 
 def recovering(state: State, facts: Facts) -> Step:
-    """After 7. The end of the log was lost: nothing new until the order book shows what was lost with it."""
-    return WAIT if state.settle_after else PASS
+    """After 7. The end of the log was lost: nothing new until the order book shows what was lost with it. While that
+    cannot be read, nobody minds what is open: alert, again and again while there are shares."""
+    if not state.settle_after:
+        return PASS
+    code = Code.UNPROTECTED_POSITION if uneasy(state) else Code.OUTCOME_UNKNOWN
+    if facts.now < settling_overdue_at(state) or (code in state.alerted and not market_open(facts)):
+        return WAIT
+    told = {
+        "open_quantity": str(state.open_quantity),
+        "surfaced": str(state.surfaced),
+        "symbol": state.symbol,
+        "cause": "the order book could not be read since the end of the log was lost",
+        "cure": "look at the orders" if facts.connected else "connect the broker",
+    }
+    return alert_once(state, facts, code, told) or WAIT
 
 
 def ended_short(state: State, facts: Facts) -> Step:
