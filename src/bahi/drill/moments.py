@@ -50,6 +50,8 @@ PATIENT: Final = 20.0
 """Seconds that answers wait for the archive: it is turned by hand here, and on a busy machine slowly."""
 IMPATIENT: Final = 0.2
 """Where there is none, nobody shall wait for long."""
+OTHERS_FIRST: Final = 0.5
+"""How probable it is that the other processes notice what happened before the one that was in the middle of it."""
 LOOK_EVERY: Final[Duration] = 5 * SECOND
 LOOK_FOR: Final[Duration] = 10 * MINUTE
 """After the break, positions and stops are looked at as soon as nothing is in doubt any more; that must be by then."""
@@ -210,6 +212,10 @@ class Round:
         self._break()
         self._since = time.perf_counter()
         self._mend()
+        if self._rng.random() < OTHERS_FIRST:
+            for other in self._processes:
+                if other is not process:
+                    self._day.ask(other, {"do": "settle", "now": self._day.now, "archive": False})
         self._day.at_rest = self._again
 
     def _on_death(self, day: Day, process: Process) -> None:
