@@ -44,6 +44,8 @@ from projections.runtime import encode_change
 __all__ = ["Recovered", "in_doubt", "mark", "recover"]
 
 RESTARTED = "RESTARTED"
+TOLD = 20
+"""Strategies named in an alert."""
 _AT_ONCE = 64
 """Strategies that are marked at the same time: their appends share the disk's flushes."""
 
@@ -60,6 +62,8 @@ class Recovered(Struct, frozen=True, kw_only=True):
     halts: int
     in_doubt: int
     took: Duration
+    unsound: tuple[int, ...] = ()
+    """Strategies in whose history something is wrong (0: nobody knows whose), made of it as well as could be."""
 
 
 def _random(length: int) -> str:
@@ -157,10 +161,11 @@ async def _restore(
     policy: Policy,
     progress: Progress | None,
 ) -> Recovered:
-    halts = 0
+    halts, unsound = 0, set[int]()
     if why != RESTARTED:
-        halts = (await rebuild_redis(log, progress)).halts
-    _, states, _ = await live_states(log)
+        rebuilt = await rebuild_redis(log, progress)
+        halts, unsound = rebuilt.halts, {fault.strategy_id for fault in rebuilt.faults}
+    _, states, corrupt = await live_states(log)
     doubtful = [state for state in states if in_doubt(state, log.clock.now() + policy.skew)]
     for start in range(0, len(doubtful), _AT_ONCE):
         some = doubtful[start : start + _AT_ONCE]
@@ -176,8 +181,11 @@ async def _restore(
         halts=halts,
         in_doubt=len(doubtful),
         took=log.clock.now() - begun,
+        unsound=tuple(sorted(unsound | corrupt.keys())),
     )
     told = {name: str(getattr(done, name)) for name in ("archived", "strategies", "halts", "in_doubt", "took")}
+    if done.unsound:
+        told["unsound"] = ", ".join(str(each) for each in done.unsound[:TOLD])
     before = log.lineage[-2].epoch if len(log.lineage) > 1 else ""
     lost = {"redis": why, "held": str(held_before)}
     report = SystemRecovery(old_epoch=before, new_epoch=epoch.epoch, lost=lost, restored=told)

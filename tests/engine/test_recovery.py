@@ -225,6 +225,23 @@ async def test_it_is_told_and_the_numbers_go_on(archived: OpenArchived) -> None:
     assert isinstance(await old.append([NewEvent(StrategyStartRequested(), 42, USER)]), WrongEpoch)
 
 
+async def test_a_strategy_whose_history_lacks_something_is_named(archived: OpenArchived) -> None:
+    world = await archived()
+    sound, strategy = await world.bought(), await world.bought()
+    await world.archive_to(await world.log.last_position())
+    assert world.archive is not None
+    async with world.archive.engine.begin() as connection:
+        garbled = "UPDATE events SET envelope = '\\x00' WHERE strategy_id = :id AND type = 'ORDER_FILLED'"
+        await connection.execute(text(garbled), {"id": strategy})
+    done = await world.lose(0)
+    assert strategy in done.unsound
+    assert sound not in done.unsound
+    after = [each async for each in world.log.read(done.archived)]
+    (alert,) = [each.event for each in after if isinstance(each.event, AlertTriggered)]
+    assert str(strategy) in alert.facts["unsound"].split(", ")
+    world.checked = False
+
+
 # --- what keeps the book from settling it ---------------------------------------------------------------------------
 
 
