@@ -5,7 +5,7 @@ Only recovery begins an epoch, one process at a time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -16,6 +16,7 @@ from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from domain.tags import LOG_ID_LENGTH
 from eventstore.archive_tables import epochs
 from eventstore.clients import commands
 from eventstore.errors import LogLost, NeedsRecovery
@@ -38,6 +39,7 @@ RESTORING: Final = "restoring:"
 """How the fence begins while the log is being restored: nobody who trades knows it, so nobody can append."""
 REJOINING: Final = "rejoining:"
 """The same while Redis keeps what it has; the epoch before follows, and a random rest."""
+_FAMILY: Final = 2
 _LOCK: Final = 0x62616869
 """Of PostgreSQL's advisory locks, with the partition: one process restores."""
 _LOOK_EVERY: Final = 0.1
@@ -51,6 +53,21 @@ class Epoch(Struct, frozen=True, kw_only=True):
     log_id: str
     after: int = 0
     reason: str = "FIRST_START"
+
+
+def is_of_family(log_id: str, lineage: Sequence[Epoch]) -> bool:
+    """Whether an order tag's log id is one of this log's, also of an epoch that nobody remembers: a backup may be older
+    than it. All ids of a log begin with the same two characters; those of another log seldom do."""
+    return any(log_id[:_FAMILY] == each.log_id[:_FAMILY] for each in lineage)
+
+
+def next_log_id(lineage: Sequence[Epoch], random: Callable[[int], str]) -> str:
+    """The log id of the epoch to come."""
+    family = lineage[0].log_id[:_FAMILY] if lineage else random(_FAMILY)
+    known = {each.log_id for each in lineage}
+    while (log_id := family + random(LOG_ID_LENGTH - _FAMILY)) in known:
+        pass
+    return log_id
 
 
 class Held(Struct, frozen=True):

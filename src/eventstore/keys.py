@@ -31,7 +31,7 @@ class Keys:
     in one slot; without, they are the names of the specification."""
 
     __slots__ = (
-        *("_names", "_prefix", "archived", "epoch", "epochs", "halts", "hashtag", "log_id", "partition"),
+        *("_names", "_prefix", "archived", "doubted", "epoch", "epochs", "halts", "hashtag", "log_id", "partition"),
         *("position", "sealed", "server", "streams", "timers"),
     )
 
@@ -54,6 +54,8 @@ class Keys:
         """List: the lineage of the log, JSON of each `Epoch`; absent while there was but one."""
         self.server: Final = f"{prefix}server"
         """The run_id of the Redis server on which the log is known to be whole; gone after a stop in good order."""
+        self.doubted: Final = f"{prefix}doubted"
+        """The run_id of a Redis server on which a process that was there found the log shorter than it had been."""
         self.archived: Final = f"{prefix}archived"
         """How far the archive reaches; also the channel on which that is told."""
         self.sealed: Final = f"{prefix}sealed"

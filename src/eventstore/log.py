@@ -8,7 +8,7 @@ from domain.clock import Clock
 from eventstore.batch import Ack, Appended, AppendResult, Permit, RuntimeWrite
 from eventstore.clients import command, sibling
 from eventstore.envelope import Dedupe, Ids, NewEvent, Recorded
-from eventstore.epochs import Epoch
+from eventstore.epochs import Epoch, is_of_family
 from eventstore.errors import LogError, LogHole, LogLost, LogUnavailable
 from eventstore.following import follow
 from eventstore.keys import Keys
@@ -58,6 +58,10 @@ class EventLog:
         """What the tags of its orders begin with: those of earlier epochs may still be in a book."""
         self.seen = 0
         """A position that the log has certainly reached: should it ever be shorter, this process appends no more."""
+
+    def is_ours(self, log_id: str) -> bool:
+        """Whether a tag that begins so is of an order of this log, in whichever epoch it was placed."""
+        return log_id in self.log_ids or is_of_family(log_id, self.lineage)
 
     async def aclose(self) -> None:
         await self.redis.aclose()

@@ -13,7 +13,7 @@ from eventstore.clients import command, commands
 from eventstore.keys import Keys, alive
 from eventstore.log import EventLog
 
-__all__ = ["is_vouched_for", "run_id_of", "stopping_in_good_order", "vouch", "vouch_for"]
+__all__ = ["doubt", "is_vouched_for", "run_id_of", "stopping_in_good_order", "vouch", "vouch_for"]
 
 PATIENCE = 1.5
 """Seconds that a start waits for whoever else is alive to vouch; they look every second."""
@@ -35,6 +35,8 @@ async def is_vouched_for(redis: "Redis", keys: Keys) -> bool:
     beats = await _beats(redis)
     waited = 0.0
     while (await command(redis, "GET", keys.server)) != run_id.encode():
+        if await command(redis, "GET", keys.doubted) == run_id.encode():
+            return False
         if waited >= PATIENCE or (not any(beats) and await _beats(redis) == beats):
             return False
         await asyncio.sleep(_LOOK_EVERY)
@@ -55,19 +57,27 @@ async def stopping_in_good_order(redis: "Redis", keys: Keys) -> None:
 async def vouch(log: EventLog) -> bool:
     """Whether the server was restarted and this process has vouched for the log. Raises LogUnavailable."""
     run_id = await run_id_of(log.redis)
-    known, epoch, position = await commands(
-        log.redis,
-        [("GET", log.keys.server), ("GET", log.keys.epoch), ("HGET", log.keys.position, "position")],
-    )
-    for answer in (known, epoch, position):
+    calls = [
+        *(("GET", log.keys.server), ("GET", log.keys.doubted), ("GET", log.keys.epoch)),
+        ("HGET", log.keys.position, "position"),
+    ]
+    answers = await commands(log.redis, calls)
+    for answer in answers:
         if isinstance(answer, Exception):
             raise answer
-    if known == run_id.encode() or epoch != log.epoch.encode() or position is None:
+    known, doubted, epoch, position = answers
+    if run_id.encode() in (known, doubted) or epoch is None or epoch != log.epoch.encode() or position is None:
         return False
     if not log.seen or int(position) < log.seen:
         return False
     await command(log.redis, "SET", log.keys.server, run_id)
     return True
+
+
+async def doubt(log: EventLog) -> None:
+    """This process knows of events that are gone: nobody who knows less is to vouch for what is left. Raises
+    LogUnavailable."""
+    await command(log.redis, "SET", log.keys.doubted, await run_id_of(log.redis))
 
 
 async def _beats(redis: "Redis") -> list[bytes | None]:

@@ -121,7 +121,7 @@ class Poller:
         if self._seen.get(row.order_id) == seen:
             return 0
         parts = parse_tag(row.tag)
-        if parts is None or parts.log_id not in self._desk.log.log_ids:
+        if parts is None or not self._desk.log.is_ours(parts.log_id):
             written = await self._report(broker, row)
         else:
             try:
@@ -235,7 +235,7 @@ class Poller:
     def _alert(self, told: dict[str, str], tag: str | None) -> AlertTriggered:
         """Critical when it bears our sign."""
         parts = parse_tag(tag)
-        ours = parts is not None and parts.log_id in self._desk.log.log_ids
+        ours = parts is not None and self._desk.log.is_ours(parts.log_id)
         severity = Severity.CRITICAL if ours else Severity.WARNING
         return AlertTriggered(severity=severity, code=Code.UNKNOWN_ORDER, at=self._desk.clock.now(), facts=told)
 

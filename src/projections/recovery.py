@@ -30,7 +30,7 @@ from eventstore.archive import PostgresArchive, archive_outages
 from eventstore.batch import Appended
 from eventstore.clients import log_client
 from eventstore.envelope import Ids, NewEvent
-from eventstore.epochs import REJOINING, RESTORING, Epoch, Held, held, judge, record, restoring
+from eventstore.epochs import REJOINING, RESTORING, Epoch, Held, held, judge, next_log_id, record, restoring
 from eventstore.errors import LogLost, NeedsRecovery
 from eventstore.fencing import begin, clear, fence
 from eventstore.keys import Keys
@@ -102,7 +102,11 @@ async def recover(
                 lineage = known if len(known) >= len(here.lineage) else here.lineage
                 end = here.position if why == RESTARTED else archived
                 epoch = Epoch(
-                    number=len(lineage) + 1, epoch=random(16), log_id=random(4), after=end, reason=f"RECOVERY: {why}"
+                    number=len(lineage) + 1,
+                    epoch=random(16),
+                    log_id=next_log_id(lineage, random),
+                    after=end,
+                    reason=f"RECOVERY: {why}",
                 )
                 if why != RESTARTED:
                     await _clear(redis, keys, archive, archived, here.lineage if len(here.lineage) < len(known) else ())

@@ -192,6 +192,36 @@ async def test_a_lost_run_does_not_lend_its_order_to_the_next_of_the_same_number
     assert state.surfaced == 0
 
 
+async def test_an_order_of_an_epoch_that_no_backup_knows_is_adopted(
+    archived: OpenArchived, engine: AsyncEngine
+) -> None:
+    world = await archived()
+    strategy = await world.running()
+    await world.lose(0)  # a backup of PostgreSQL is made, and then another epoch begins
+    last, epochs_then = world.log.lineage[-1].after, len(world.log.lineage) - 1
+    await world.buy(strategy)
+    await world.settle()
+    placed_in = world.log.log_id
+    async with engine.begin() as connection:  # everything is destroyed, and the backup put back
+        for statement in (
+            "DELETE FROM epochs WHERE number > :epochs",
+            "DELETE FROM events WHERE position > :last",
+            "UPDATE checkpoint SET position = :last",
+        ):
+            known = {"epochs": epochs_then} if ":epochs" in statement else {"last": last}
+            await connection.execute(text(statement), known)
+    for process in list(world.processes):
+        await world.kill(process)
+    await world.redis.flushall()
+    await world.recover("w2")
+    assert placed_in not in world.log.log_ids
+    assert world.log.is_ours(placed_in)
+    await world.watch()
+    await world.pass_time(MINUTE)
+    assert (await world.state(strategy)).position is Holding.BOUGHT
+    assert [row.side for row in await world.rows()] == [Side.BUY]
+
+
 # --- what was not lost goes on --------------------------------------------------------------------------------------
 
 

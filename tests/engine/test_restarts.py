@@ -25,7 +25,7 @@ from eventstore.archive import PostgresArchive
 from eventstore.batch import WrongEpoch
 from eventstore.envelope import NewEvent
 from eventstore.errors import LogLost, NeedsRecovery
-from eventstore.vouching import stopping_in_good_order, vouch
+from eventstore.vouching import doubt, stopping_in_good_order, vouch
 from projections.recovery import Recovered
 from tests.engine.world import StrategyStartRequested, World
 
@@ -148,6 +148,19 @@ async def test_a_process_that_appends_nothing_does_not_vouch_for_what_others_los
     with pytest.raises(LogLost):
         await _bear_witness(house)  # and does not go on with what it knows
     assert await start_again(world) is not None
+
+
+async def test_what_one_process_knows_to_be_gone_no_other_vouches_for(world: World, server: EmbeddedRedis) -> None:
+    await world.bought()
+    witness = world.log
+    kill(server)
+    await world.redis.connection_pool.disconnect()
+    await witness.redis.connection_pool.disconnect()
+    await doubt(witness)
+    assert not await vouch(witness)
+    done = await start_again(world)
+    assert done is not None
+    assert done.why == "RESTARTED"
 
 
 async def test_a_stop_in_good_order_is_nothing_to_tell(world: World, server: EmbeddedRedis) -> None:

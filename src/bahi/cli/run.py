@@ -15,7 +15,9 @@ from bahi.wiring import open_house
 from eventstore.errors import LogLost
 
 LONG_ENOUGH = 5.0
-"""Seconds that the roles must have run before a lost log makes this process start anew instead of ending."""
+"""Seconds after which a lost log is a new incident, and not the last one once more."""
+MOST_FAILURES = 3
+"""Incidents in a row before the process gives up."""
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +48,9 @@ async def _run(settings: Settings, roles: list[str]) -> None:
         names = ", ".join(roles or ROLES)
         err.print(f"bahi runs {names}; data in {settings.home}; stop it with Ctrl-C", markup=False, soft_wrap=True)
 
+    failures = 0
     while True:
-        begun = time.monotonic()
+        begun: float | None = None
         try:
             async with AsyncExitStack() as stack:
                 with bar("restoring the log") as progress:
@@ -55,9 +58,10 @@ async def _run(settings: Settings, roles: list[str]) -> None:
                 begun = time.monotonic()
                 await run_roles(house, roles, started)
             return
-        except BaseExceptionGroup as failures:
-            lost, others = failures.split(LogLost)
-            if lost is None or others is not None or time.monotonic() - begun < LONG_ENOUGH:
+        except (LogLost, BaseExceptionGroup) as failure:
+            lost, others = BaseExceptionGroup("", [failure]).split(LogLost)
+            failures = 0 if begun and time.monotonic() - begun > LONG_ENOUGH else failures + 1
+            if begun is None or lost is None or others is not None or failures > MOST_FAILURES:
                 raise
             log.critical("log_lost", why=str(_first(lost)), todo="starting anew")
 

@@ -33,7 +33,7 @@ from eventstore.envelope import NewEvent
 from eventstore.errors import CorruptEvent, LogLost, LogUnavailable
 from eventstore.fanout import Fanout
 from eventstore.log import EventLog
-from eventstore.vouching import vouch
+from eventstore.vouching import doubt, vouch
 from handlers.decider import persist
 from handlers.desk import Desk
 from handlers.repair import repair
@@ -152,6 +152,10 @@ async def _bear_witness(house: House) -> None:
                     )
                     await _persistently(house, each, report)
                 await check_log(each, each.seen)
+            except LogLost:
+                with suppress(LogUnavailable):
+                    await doubt(each)
+                raise
             except LogUnavailable as error:
                 log.debug("no_witness", why=str(error))
         await house.clock.sleep(SECOND)
