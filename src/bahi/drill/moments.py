@@ -10,15 +10,12 @@ import psycopg
 from msgspec import Struct, field, structs
 from sqlalchemy.exc import SQLAlchemyError
 
-from bahi.clock import SystemClock
-from bahi.database.engine import create_engine
 from bahi.drill.checks import (
     Books,
     Found,
     check,
     held_back,
     holdings,
-    read_books,
     read_history,
     unwatched,
 )
@@ -27,20 +24,14 @@ from bahi.drill.day import Day
 from bahi.drill.effects import Armed
 from bahi.drill.link import Died
 from bahi.drill.plan import DayPlan
+from bahi.drill.reading import books_of, reading
 from bahi.drill.rows import Moment, Row
 from bahi.drill.stage import Stage
 from bahi.drill.users import Users
 from domain.strategy import State
 from domain.values import HOUR, MINUTE, SECOND, Duration, Instant
-from eventstore.archive import PostgresArchive
-from eventstore.clients import log_client
-from eventstore.envelope import Ids
-from eventstore.epochs import held
 from eventstore.errors import LogError
-from eventstore.keys import Keys
-from eventstore.log import EventLog
 from projections.live import live_states
-from projections.runtime import DEFAULTS
 
 __all__ = ["Result", "Stand"]
 
@@ -364,22 +355,15 @@ class Round:
         self._stand.run(self._final(users))
 
     async def _see(self) -> tuple[list[State], Books, frozenset[str]]:
-        engine = create_engine(self._stage.postgres.url)
-        log = await self._log(PostgresArchive(engine))
-        try:
+        async with reading(self._stage.redis.url, self._stage.postgres.url) as log:
             _, states, _ = await live_states(log)
-            return states, await self._books(), log.log_ids
-        finally:
-            await log.aclose()
-            await engine.dispose()
+            return states, await books_of(self._stage.home, self._stage.users), log.log_ids
 
     async def _final(self, users: Users) -> None:
         result = self.result
-        engine = create_engine(self._stage.postgres.url)
-        log = await self._log(PostgresArchive(engine))
-        try:
+        async with reading(self._stage.redis.url, self._stage.postgres.url) as log:
             history = await read_history(log)
-            books = await self._books()
+            books = await books_of(self._stage.home, self._stage.users)
             found = await check(
                 log,
                 history,
@@ -393,31 +377,3 @@ class Round:
             result.orders = len(books.rows)
             result.epochs = len(log.lineage)
             result.exits_held, result.entries_held = held_back(history)
-        finally:
-            await log.aclose()
-            await engine.dispose()
-
-    async def _log(self, archive: PostgresArchive) -> EventLog:
-        """The log as it is, for reading: nothing is recovered here."""
-        redis, keys = log_client(self._stage.redis.url), Keys()
-        try:
-            here = await held(redis, keys)
-            if not here.lineage:
-                raise RuntimeError("Redis holds no log")
-            newest = here.lineage[-1]
-            return EventLog(
-                redis,
-                keys=keys,
-                clock=SystemClock(),
-                ids=Ids("drill"),
-                epoch=newest.epoch,
-                defaults=DEFAULTS,
-                archive=archive,
-                log_id=newest.log_id,
-                lineage=here.lineage,
-            )
-        finally:
-            await redis.aclose()
-
-    async def _books(self) -> Books:
-        return await read_books(self._stage.home / "paper.db", [f"PAPER-{user_id}" for user_id in self._stage.users])

@@ -13,7 +13,7 @@ from domain.values import MINUTE, SECOND, Config, Duration, Instant, Product, Ti
 from simulation.market import DEFAULT_SYMBOLS, generate_day
 from simulation.plan import Market
 
-__all__ = ["DATE", "PAPER_PLAN", "USERS", "Action", "DayPlan", "draw_day"]
+__all__ = ["DATE", "PAPER_PLAN", "STRATEGIES", "USERS", "Action", "DayPlan", "draw_day"]
 
 DATE: Final = dt.date(2026, 6, 15)
 """A Monday with a regular session."""
@@ -56,8 +56,8 @@ class DayPlan(Struct, frozen=True):
     batches: list[tuple[Instant, list[Tick]]]
 
 
-def draw_day(seed: int) -> DayPlan:
-    """The same for the same seed."""
+def draw_day(seed: int, strategies: int = STRATEGIES) -> DayPlan:
+    """The same for the same seed and number of strategies."""
     calendar = load_nse()
     session = calendar.session_on(DATE)
     if session is None:
@@ -68,8 +68,8 @@ def draw_day(seed: int) -> DayPlan:
     batches = list(_batches(ticks, session.open_at))
     market = Market(session, opening, TICKS * len(SYMBOLS))
     busy = [session.open_at + rng.randint(3, 300) * MINUTE for _ in range(BUSY)]
-    strategies = [(number % USERS, _strategy(rng, market, rng.choice(busy))) for number in range(STRATEGIES)]
-    return DayPlan(session.open_at, session.close_at, strategies, list(_actions(rng, market, strategies)), batches)
+    armed = [(number % USERS, _strategy(rng, market, rng.choice(busy))) for number in range(strategies)]
+    return DayPlan(session.open_at, session.close_at, armed, list(_actions(rng, market, armed)), batches)
 
 
 def _batches(ticks: Iterator[Tick], first: Instant) -> Iterator[tuple[Instant, list[Tick]]]:
@@ -114,11 +114,11 @@ def _actions(rng: random.Random, market: Market, strategies: Sequence[tuple[int,
             Action(at + 5 * SECOND, user, "start", -number),
         ]
     for _ in range(4):
-        number = rng.randrange(STRATEGIES)
+        number = rng.randrange(len(strategies))
         at = session.open_at + rng.randint(10, 320) * MINUTE
         found.append(Action(at, number % USERS, "stop", number, {"square_off": rng.random() < 0.7}))
     for _ in range(4):
-        number = rng.randrange(STRATEGIES)
+        number = rng.randrange(len(strategies))
         at = session.open_at + rng.randint(10, 320) * MINUTE
         user, config = strategies[number]
         lower = config.stop_loss - rng.randint(1, 60) * Decimal("0.05")

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from domain.values import SECOND, Duration
 
-__all__ = ["EVERY", "Layout", "Moment", "Row", "draw_moment"]
+__all__ = ["ALL", "EVERY", "SPLIT", "Layout", "Moment", "Row", "draw_moment"]
 
 ALL: Final = ("api", "worker", "scheduler", "market", "updates", "archive")
 AGAIN: Final = 0.25
@@ -34,9 +34,10 @@ class Row(StrEnum):
 
 EVERY: Final = tuple(Row)
 
-_SPLIT: Final = {Row.WORKER: "worker", Row.SCHEDULER: "scheduler", Row.LISTENER: "market"}
+SPLIT: Final = {Row.WORKER: "worker", Row.SCHEDULER: "scheduler", Row.LISTENER: "market"}
+"""The rows in which one process is killed and the others go on, with its role."""
 _LIVE: Final = {Row.REDIS, Row.TORN_LIVE, Row.POSTGRES}
-_DEAD: Final = {*_SPLIT, Row.TORN}
+_DEAD: Final = {*SPLIT, Row.TORN}
 
 
 class Moment(Struct, frozen=True, kw_only=True):
@@ -69,7 +70,7 @@ class Moment(Struct, frozen=True, kw_only=True):
     @property
     def alone(self) -> bool:
         """Whether only the first process dies, and the others go on without it."""
-        return self.row in _SPLIT
+        return self.row in SPLIT
 
     @property
     def copies(self) -> bool:
@@ -85,7 +86,7 @@ def draw_moment(row: Row, number: int, seed: int) -> Moment:
     rng = random.Random(f"moment/{seed}/{row}/{number}")
     at = rng.uniform(0.02, 0.7 if row is Row.POSTGRES else 0.97)
     dies = row in _DEAD or (row not in _LIVE and number % 2 == 0)
-    apart = _SPLIT.get(row, "worker" if not dies and rng.random() < 0.4 else "")
+    apart = SPLIT.get(row, "worker" if not dies and rng.random() < 0.4 else "")
     outage = rng.choice((0, rng.randint(0, LONGEST))) if dies else 0
     again = rng.randint(1, 60) if row is not Row.POSTGRES and rng.random() < AGAIN else 0
     return Moment(

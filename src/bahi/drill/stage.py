@@ -20,6 +20,7 @@ from bahi.database.engine import create_engine
 from bahi.database.migrate import migrate
 from bahi.database.tables import metadata
 from bahi.database.users import SqlSessions, SqlUsers
+from bahi.drill.damage import tear
 from bahi.drill.plan import PAPER_PLAN, USERS
 from bahi.servers import EmbeddedPostgres, EmbeddedRedis
 from bahi.settings import Settings
@@ -31,8 +32,6 @@ __all__ = ["Stage"]
 
 KEPT: Final = frozenset({"users", "sessions", "broker_accounts"})
 """Tables that stay from one moment to the next: the same users trade."""
-DEEPEST: Final = 32 * 1024
-"""Bytes at the end of the append-only file that may be torn off."""
 
 
 class Stage:
@@ -115,12 +114,7 @@ class Stage:
 
     def tear(self, rng: random.Random) -> int:
         """Cuts off the end of the append-only file, anywhere in it; how many bytes. Redis must not run."""
-        file = max(self._append_only(), key=lambda file: file.stat().st_mtime_ns)
-        size = file.stat().st_size
-        torn = min(size, max(1, int(DEEPEST ** rng.random())))
-        with file.open("r+b") as end:
-            end.truncate(size - torn)
-        return torn
+        return tear(self.redis.folder, rng)
 
     def empty_redis(self) -> None:
         shutil.rmtree(self.redis.folder)
@@ -148,13 +142,6 @@ class Stage:
 
     def _copy(self, name: str) -> Path:
         return self.home / f"{name}.copy"
-
-    def _append_only(self) -> list[Path]:
-        """Redis 7 has a folder of them, the older one file."""
-        found = [*self.redis.folder.glob("appendonlydir/*.incr.aof"), *self.redis.folder.glob("appendonly.aof")]
-        if not found:
-            raise FileNotFoundError(f"no append-only file in {self.redis.folder}")
-        return found
 
     # --- its users ---------------------------------------------------------------------------------------------------
 
