@@ -99,7 +99,8 @@ class RestRole:
         finally:
             for each in getattr(self._server, "servers", ()):  # when it was cancelled; a drained one has closed them
                 each.close()
-            # An application whose log is gone answers nobody: neither on connections that are kept, nor what it has begun.
+            # An application whose log is gone answers nobody any more: not on connections that are kept, nor what it
+            # has begun.
             for connection in list(self._server.server_state.connections):
                 connection.shutdown()
             for request in list(self._server.server_state.tasks):
