@@ -13,9 +13,11 @@ from msgspec import Struct
 from bahi.cli.common import CHECK_FAILED, Home, Json, bar, fail, out, print_json, say, show, sorry, table, verdict
 from bahi.drill.matrix import play
 from bahi.drill.moments import Result
-from bahi.drill.report import COLUMNS, DONE, cells, document
+from bahi.drill.plan import STRATEGIES
+from bahi.drill.real import play_real
+from bahi.drill.report import COLUMNS, DONE, REAL_COLUMNS, cells, document, real_cells
 from bahi.drill.rows import EVERY, Row
-from bahi.drill.tally import Tally, tally
+from bahi.drill.tally import Counted, RealTally, Tally, Violation, real_tally, tally
 from bahi.telemetry.logging import configure_logging
 
 __all__ = ["drill"]
@@ -24,23 +26,32 @@ SHOWN = 20
 
 
 class Report(Struct, kw_only=True):
-    """What `--json` ends with."""
+    """What `--json` ends with. `real`: with `bahi run` itself, in real time."""
 
     ok: bool
     seed: int
     rows: list[Tally]
+    real: list[RealTally]
+
+    def violations(self) -> list[Violation]:
+        rows: list[Counted] = [*self.rows, *self.real]
+        return [violation for each in rows for violation in each.violations]
 
 
 def drill(
-    moments: Annotated[int, typer.Option(min=1, help="Moments of each row.")] = 50,
+    moments: Annotated[int, typer.Option(min=0, help="Moments of each row.")] = 50,
     row: Annotated[list[Row] | None, typer.Option(help="Only this row; may be given several times.")] = None,
     moment: Annotated[int | None, typer.Option(min=0, help="Only this moment of each row, by its number.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same day and the same moments.")] = 1,
+    strategies: Annotated[int, typer.Option(min=1, help="That are armed before the day begins.")] = STRATEGIES,
+    real: Annotated[
+        int, typer.Option(min=0, help="Moments of each row with `bahi run` itself, in real time; after the others.")
+    ] = 0,
     report: Annotated[Path | None, typer.Option(help="Also write the matrix into this file, as Markdown.")] = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Kill and destroy whatever can be, at many moments of a busy day; count what was lost, time the recovery.
+    """Kill and destroy whatever can be, at many moments of a busy day; count what was lost, and time the recovery.
 
     A row and a moment that failed can be repeated with --row, --moment and --seed; with --home its data are kept.
     """
@@ -48,19 +59,25 @@ def drill(
     rows = list(row or EVERY)
     numbers = [moment] if moment is not None else list(range(moments))
     results: defaultdict[Row, list[Result]] = defaultdict(list)
+    realities: list[RealTally] = []
     with sorry(), _place(home) as folder, bar("drill", unit="moments", hidden=json) as progress:
-        total = len(rows) * len(numbers)
-        for done, result in enumerate(play(folder, rows, numbers, seed), 1):
+        total, done = len(rows) * (len(numbers) + real), 0
+        for result in play(folder / "day", rows, numbers, seed, strategies) if numbers else ():
             results[result.moment.row].append(result)
-            progress(done, total)
-    tallies = [tally(each, results[each]) for each in rows]
-    ok = all(each.ok for each in tallies)
+            progress(done := done + 1, total)
+        for reality in play_real(folder / "real", rows, real, seed) if real else ():
+            realities.append(real_tally(reality, seed))
+            progress(done := done + real, total)
+    tallies = [tally(each, results[each]) for each in rows if results[each]]
+    ok = all(each.ok for each in tallies) and all(each.ok for each in realities)
+    said = Report(ok=ok, seed=seed, rows=tallies, real=realities)
     if report is not None:
-        report.write_text(document(tallies, len(numbers), seed))
+        asked = f"--moments {moments} --seed {seed} --strategies {strategies}" + (f" --real {real}" if real else "")
+        report.write_text(document(tallies, realities, asked + "".join(f" --row {each}" for each in row or ())))
     if json:
-        print_json(Report(ok=ok, seed=seed, rows=tallies))
+        print_json(said)
     else:
-        _show(tallies, seed)
+        _show(said)
     if not ok:
         raise typer.Exit(CHECK_FAILED)
 
@@ -69,24 +86,32 @@ def drill(
 def _place(home: Path | None) -> Iterator[Path]:
     """A folder of its own, which is kept if it was named."""
     if home is None:
-        with tempfile.TemporaryDirectory(prefix="bahi-drill-") as folder:
+        with tempfile.TemporaryDirectory(prefix="bahi-drill-", ignore_cleanup_errors=True) as folder:
             yield Path(folder)
         return
     if home.exists() and any(home.iterdir()):
         fail(f"{home} is not empty: a drill needs a folder of its own")
+    home.mkdir(parents=True, exist_ok=True)
     yield home
 
 
-def _show(tallies: list[Tally], seed: int) -> None:
-    shown = table(f"Kill and loss matrix, seed {seed}", *COLUMNS, right=COLUMNS[1:], fold=COLUMNS[1:])
-    for each in tallies:
-        shown.add_row(*cells(each))
-    show(shown)
-    for each in tallies:
-        say(f"{each.row}: {DONE[each.row]} (processes died in {each.died}, lived in {each.lived} of the moments)")
-    found = [violation for each in tallies for violation in each.violations]
+def _show(said: Report) -> None:
+    if said.rows:
+        shown = table(f"Kill and loss matrix, seed {said.seed}", *COLUMNS, right=COLUMNS[1:])
+        for each in said.rows:
+            shown.add_row(*cells(each))
+        show(shown)
+        for each in said.rows:
+            what = DONE[each.row]
+            say(f"{each.row}: {what} (processes died in {each.died} of the moments, lived through {each.lived})")
+    if said.real:
+        shown = table("With bahi run itself, in real time", *REAL_COLUMNS, right=REAL_COLUMNS[1:])
+        for reality in said.real:
+            shown.add_row(*real_cells(reality))
+        show(shown)
+    found = said.violations()
     verdict("nothing acknowledged was lost, no position or stop forgotten, no order doubled", not found)
     for violation in found[:SHOWN]:
-        say(f"--row {violation.row} --moment {violation.moment} --seed {violation.seed}: {violation.what}", indent=2)
+        say(f"{violation.again}: {violation.what}", indent=2)
     if len(found) > SHOWN:
         out.print(f"  and {len(found) - SHOWN:,} more")

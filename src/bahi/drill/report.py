@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from bahi.drill.rows import Row
-from bahi.drill.tally import Spread, Tally
+from bahi.drill.tally import Counted, RealTally, Spread, Tally
 
-__all__ = ["COLUMNS", "DONE", "cells", "document"]
+__all__ = ["COLUMNS", "DONE", "REAL_COLUMNS", "cells", "document", "real_cells"]
 
 DONE: Final = {
     Row.WORKER: "the only worker gets SIGKILL at one of its effects; the others go on without it for up to 90 s",
@@ -26,17 +26,18 @@ DONE: Final = {
 COLUMNS: Final = (
     "row",
     "moments",
-    "lost acked",
-    "forgotten positions",
-    "forgotten stops",
-    "duplicate orders",
-    "reused positions",
-    "other violations",
-    "only Redis had: p50 / max",
-    "restarted → trading s: p50 / max",
-    "lived on → trading s: p50 / max",
-    "exits held, market s",
+    "lost",
+    "positions",
+    "stops",
+    "doubled",
+    "reused",
+    "other",
+    "only Redis",
+    "restarted s",
+    "lived on s",
+    "exits held",
 )
+REAL_COLUMNS: Final = ("row", "moments", "violations", "strategies", "orders", "epochs", "trading after s")
 
 
 def cells(each: Tally) -> list[str]:
@@ -60,39 +61,54 @@ def _spread(spread: Spread | None, digits: int) -> str:
     return "–" if spread is None else f"{spread.p50:.{digits}f} / {spread.max:.{digits}f}"
 
 
-def document(tallies: Sequence[Tally], moments: int, seed: int) -> str:
-    """The matrix as a Markdown document."""
-    rows = " ".join(f"--row {each.row}" for each in tallies) if len(tallies) < len(Row) else ""
-    asked = f"bahi drill --moments {moments} --seed {seed}" + (f" {rows}" if rows else "")
-    violations = [violation for each in tallies for violation in each.violations]
-    told = [f"- `--row {each.row} --moment {each.moment} --seed {each.seed}`: {each.what}" for each in violations] or [
+def real_cells(each: RealTally) -> list[str]:
+    return [
+        str(each.row),
+        str(each.moments),
+        str(len(each.violations)),
+        str(each.strategies),
+        str(each.orders),
+        str(each.epochs),
+        _spread(each.took, 2),
+    ]
+
+
+def document(tallies: Sequence[Tally], realities: Sequence[RealTally], asked: str) -> str:
+    """The matrix as a Markdown document. `asked`: the options that it was made with."""
+    rows: list[Counted] = [*tallies, *realities]
+    violations = [violation for each in rows for violation in each.violations]
+    told = [f"- `{each.again}`: {each.what}" for each in violations] or [
         "None: nothing acknowledged was lost, no position or stop was forgotten, no order was placed twice."
     ]
-    return "\n".join(
-        [
-            "# What survives: the matrix of kills and losses",
-            "",
-            f"Written by `{asked} --report FILE`. A moment is repeated with `--row ROW --moment NUMBER --seed {seed}`.",
-            "",
-            _table(COLUMNS, [cells(each) for each in tallies]),
-            "",
-            _sums(tallies),
-            "",
-            "## Violations",
-            "",
-            *told,
-            "",
-            "## What is done",
-            "",
-            _table(
-                ("row", "what is broken", "processes died", "lived through it"),
-                [[str(each.row), DONE[each.row], str(each.died), str(each.lived)] for each in tallies],
-            ),
-            "",
-            EXPLAINED,
-        ]
-    )
+    parts = [
+        "# What survives: the matrix of kills and losses",
+        f"Written by `bahi drill {asked} --report FILE`. One moment is played again with `--row ROW --moment NUMBER`, "
+        "the same seed and as many strategies.",
+    ]
+    if tallies:
+        parts += [_table(COLUMNS, [cells(each) for each in tallies]), LEGEND, _sums(tallies)]
+    if realities:
+        parts += [REALITY, _table(REAL_COLUMNS, [real_cells(each) for each in realities])]
+    parts += ["## Violations", "\n".join(told)]
+    if tallies:
+        done = [[str(each.row), DONE[each.row], str(each.died), str(each.lived)] for each in tallies]
+        parts += ["## What is done", _table(("row", "what is broken", "processes died", "lived through it"), done)]
+    return "\n\n".join([*parts, EXPLAINED])
 
+
+LEGEND: Final = """\
+*lost*: acknowledged and not in the history. *positions*, *stops*: forgotten. *doubled*: orders placed twice. *reused*:
+positions of the log that meant one event and now mean another. *other*: violations of anything else that must hold.
+*only Redis*: events that only the destroyed Redis had, p50 / max. *restarted*, *lived on*: seconds of real time from
+the start of what was killed until the engine traded, p50 / max, where its processes were started anew, and where they
+lived through it. *exits held*: seconds of the market's time for which exits waited for the order book, p50 / max."""
+
+REALITY: Final = """\
+## With `bahi run` itself
+
+The same rows in real time: `bahi run` on a HOME with its own servers, which it starts again by itself; traders who
+create strategies over HTTP as fast as they are answered, due seconds later. *trading after*: seconds, p50 / max, from
+the start of what was killed until a strategy ran whose start was asked for after that."""
 
 EXPLAINED: Final = """\
 ## How
@@ -124,10 +140,10 @@ bought more often than was asked for; no position that was archived or acknowled
 versions are gapless; replay equals the live state field by field; archive and log are equal; the invariants of the
 architecture hold; every run has ended and every order is final.
 
-**Start → trading** is real time. *Restarted*: from the start of what was killed, servers and Python interpreter
-included, until the house is open, the states are loaded and the worker has done everything that there was to do.
-*Lived on*: the same for processes that lived through it, from the start of the server. For `postgres-down`, where
-trading never stops, it is the time from the start of PostgreSQL until the archive has caught up.
+The times are real. *restarted* begins with the start of what was killed, servers and Python interpreter included, and
+ends when the house is open, the states are loaded and the worker has done everything that there was to do. *lived on*
+begins with the start of the server. For `postgres-down`, where trading never stops, it is the time from the start of
+PostgreSQL until the archive has caught up.
 """
 
 

@@ -6,10 +6,11 @@ from statistics import median
 from msgspec import Struct
 
 from bahi.drill.moments import Result
+from bahi.drill.real import Real
 from bahi.drill.rows import Row
 from domain.values import SECOND
 
-__all__ = ["Spread", "Tally", "Violation", "tally"]
+__all__ = ["Counted", "RealTally", "Spread", "Tally", "Violation", "real_tally", "tally"]
 
 
 class Spread(Struct, frozen=True):
@@ -24,19 +25,36 @@ class Spread(Struct, frozen=True):
 
 
 class Violation(Struct, frozen=True):
-    """What did not hold, and where: `bahi drill --row ROW --moment MOMENT --seed SEED` plays it again."""
+    """What did not hold, and where. `moment` is None where no single one can be played again."""
 
     row: Row
-    moment: int
+    moment: int | None
     seed: int
     what: str
 
+    @property
+    def again(self) -> str:
+        """The options with which to see it again."""
+        if self.moment is None:
+            return f"--moments 0 --real 10 --row {self.row}"
+        return f"--row {self.row} --moment {self.moment} --seed {self.seed}"
 
-class Tally(Struct, frozen=True, kw_only=True):
-    """A row of the matrix. Times to trading are seconds of real time, held-back times seconds of the market's."""
+
+class Counted(Struct, frozen=True, kw_only=True):
+    """A row."""
 
     row: Row
     moments: int
+    violations: list[Violation]
+
+    @property
+    def ok(self) -> bool:
+        return not self.violations
+
+
+class Tally(Counted, frozen=True, kw_only=True):
+    """A row of the matrix. Times to trading are seconds of real time, held-back times seconds of the market's."""
+
     died: int
     """In so many of them the processes of the engine died, too (in the rows of one process: that one)."""
     lived: int
@@ -60,11 +78,30 @@ class Tally(Struct, frozen=True, kw_only=True):
     epochs: int
     """How often a new epoch of the log began."""
     seconds: float
-    violations: list[Violation]
 
-    @property
-    def ok(self) -> bool:
-        return not self.violations
+
+class RealTally(Counted, frozen=True, kw_only=True):
+    """A row with `bahi run` itself. `took`: seconds from the start of what was killed until a strategy ran whose start
+    was asked for after that."""
+
+    strategies: int
+    events: int
+    orders: int
+    epochs: int
+    took: Spread | None
+
+
+def real_tally(it: Real, seed: int) -> RealTally:
+    return RealTally(
+        row=it.row,
+        moments=len(it.took),
+        strategies=it.strategies,
+        events=it.events,
+        orders=it.orders,
+        epochs=it.epochs,
+        took=Spread.of(it.took),
+        violations=[Violation(it.row, None, seed, what) for what in it.found.all()],
+    )
 
 
 def tally(row: Row, results: Sequence[Result]) -> Tally:

@@ -1,0 +1,109 @@
+"""`bahi drill` breaks everything that can be broken, at a moment each here, and finds nothing lost; or says what."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from bahi.drill.checks import Found
+from bahi.drill.damage import DEEPEST, tear
+from bahi.drill.moments import Result, Stand
+from bahi.drill.plan import draw_day
+from bahi.drill.report import COLUMNS, document
+from bahi.drill.rows import EVERY, Row, draw_moment
+from bahi.drill.stage import Stage
+from bahi.drill.tally import tally
+from tests.cli.terminal import Done, bahi
+
+SMALL = ("--strategies", "10", "--seed", "3")
+NEW_EPOCH = (Row.TORN, Row.EMPTIED, Row.OLDER_REDIS)
+"""With the engine's processes dead as well, nobody can say that nothing is missing."""
+
+
+@pytest.fixture(scope="module")
+def drilled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
+    """Every row at one moment of a small day."""
+    report = tmp_path_factory.mktemp("drill") / "recovery.md"
+    return bahi("drill", "--moments", 1, *SMALL, "--json", "--report", report, timeout=300), report
+
+
+def row(drilled: tuple[Done, Path], which: Row) -> dict[str, Any]:
+    (found,) = [each for each in drilled[0].object["rows"] if each["row"] == which]
+    return found
+
+
+@pytest.mark.parametrize("which", EVERY)
+def test_nothing_acknowledged_is_lost(drilled: tuple[Done, Path], which: Row) -> None:
+    found = row(drilled, which)
+    assert found["violations"] == []
+    assert found["moments"] == found["died"] + found["lived"] == 1
+    assert found["acknowledged"] > 10
+    assert found["orders"] > 5
+    assert max(each["max"] for each in (found["restarted"], found["lived_on"]) if each) > 0
+    if which in NEW_EPOCH:
+        assert found["epochs"] == 1
+
+
+def test_the_drill_ends_well_and_leaves_a_document(drilled: tuple[Done, Path]) -> None:
+    done, report = drilled
+    assert done.code == 0, done
+    assert done.object["ok"] is True
+    text = report.read_text()
+    for each in EVERY:
+        assert f"| {each} | 1 | 0 | 0 | 0 | 0 | 0 | 0 |" in text
+    assert "--seed 3 --strategies 10" in text
+
+
+def test_a_moment_can_be_played_again(tmp_path: Path) -> None:
+    moment = structs.replace(draw_moment(Row.EMPTIED, 0, 3), outage=0, again=0)
+    with Stage(tmp_path / "h", 3) as stage, Stand(stage, draw_day(3, 10)) as stand:
+        first, second = (stand.play(moment) for _ in range(2))
+    assert not first.found.all() + second.found.all()
+    assert first.happened_at == second.happened_at
+    assert first.only_redis == second.only_redis
+
+
+def test_bahi_run_itself_survives_what_its_servers_do_not(tmp_path: Path) -> None:
+    done = bahi("drill", "--moments", 0, "--real", 2, "--row", "both-killed", "--json", timeout=120)
+    assert done.code == 0, done
+    (found,) = done.object["real"]
+    assert found["moments"] == 2
+    assert found["orders"] > 5
+
+
+def test_what_does_not_hold_is_told_with_how_to_see_it_again() -> None:
+    lost = Found(lost=["an answer"], duplicates=["an order, twice"])
+    results = [Result(moment=draw_moment(Row.TORN, number, 7)) for number in range(3)]
+    results[1].found = lost
+    counted = tally(Row.TORN, results)
+    assert not counted.ok
+    assert (counted.lost_acknowledged, counted.duplicate_orders, counted.forgotten_positions) == (1, 1, 0)
+    assert [each.again for each in counted.violations] == ["--row torn-aof --moment 1 --seed 7"] * 2
+    text = document([counted], [], "--moments 3 --seed 7")
+    assert "- `--row torn-aof --moment 1 --seed 7`: an order, twice" in text
+    assert f"| {' | '.join(COLUMNS)} |" in text
+
+
+@pytest.mark.parametrize("layout", ["appendonlydir/appendonly.aof.1.incr.aof", "appendonly.aof"])
+def test_the_append_only_file_is_torn_at_its_end(tmp_path: Path, layout: str) -> None:
+    file = tmp_path / layout
+    file.parent.mkdir(exist_ok=True)
+    whole = random.Random(1).randbytes(3 * DEEPEST)
+    sizes = set()
+    for seed in range(20):
+        file.write_bytes(whole)
+        torn = tear(tmp_path, random.Random(seed))
+        sizes.add(torn.bit_length())
+        assert 1 <= torn <= DEEPEST
+        assert file.read_bytes() == whole[:-torn]
+    assert len(sizes) > 5  # a few bytes are as likely as many
+
+
+def test_a_folder_with_something_in_it_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "something").write_text("of somebody's")
+    done = bahi("drill", "--home", tmp_path)
+    assert done.code == 2
+    assert "is not empty" in done.err
+    assert (tmp_path / "something").read_text() == "of somebody's"
