@@ -51,7 +51,7 @@ def drill(
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Kill and destroy whatever can be, at many moments of a busy day; count what was lost, and time the recovery.
+    """Kill and destroy whatever can be, at many moments of a busy day; count what was lost, time the recovery.
 
     A row and a moment that failed can be repeated with --row, --moment and --seed; with --home its data are kept.
     """
