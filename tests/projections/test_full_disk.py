@@ -15,6 +15,7 @@ import pytest
 from redis.asyncio import Redis
 
 from bahi.servers import EmbeddedRedis
+from bahi.servers.process import until
 from bahi.servers.redis import find_redis_server
 from domain.events import AlertTriggered, StrategyStopRequested
 from domain.values import Code, Severity
@@ -70,6 +71,7 @@ class Disk:
         program = folder / "redis-server"
         program.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {find_redis_server()} \"$@\"\n")
         program.chmod(0o700)
+        self.ends = appendfsync == "always"
         self.server = EmbeddedRedis(folder / "home", appendfsync=appendfsync, program=program)
 
     def fill(self) -> None:
@@ -78,12 +80,13 @@ class Disk:
         psutil.Process(self.server.pid).rlimit(resource.RLIMIT_FSIZE, (size + 3 * 1024, resource.RLIM_INFINITY))
 
     def make_room(self) -> None:
-        """And start it again if it has ended, as `bahi run` does."""
-        if self.server.is_running:
+        """And start it again if it ends, as `bahi run` does: with `always` it does, a moment after it refused."""
+        if self.ends:
+            assert until(lambda: not self.server.is_running, 20)
+            self.server.start()
+        else:
             unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
             psutil.Process(self.server.pid).rlimit(resource.RLIMIT_FSIZE, unlimited)
-        else:
-            self.server.start()
 
 
 @asynccontextmanager
