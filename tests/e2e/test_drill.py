@@ -9,12 +9,11 @@ from msgspec import structs
 
 from bahi.drill.checks import Found
 from bahi.drill.damage import DEEPEST, tear
+from bahi.drill.moments import Result, Stand
 from bahi.drill.plan import draw_day
 from bahi.drill.report import COLUMNS, document
-from bahi.drill.result import Result
 from bahi.drill.rows import EVERY, Row, draw_moment
 from bahi.drill.stage import Stage
-from bahi.drill.stand import Stand
 from bahi.drill.tally import tally
 from tests.cli.terminal import Done, bahi
 

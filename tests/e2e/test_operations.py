@@ -109,25 +109,6 @@ def test_back_up_while_trading_destroy_everything_restore_and_resume(house: Hous
     run(house, "verify", safe)
 
 
-def test_postgresql_alone_is_lost_and_nothing_is_missing(house: House, safe: Path) -> None:
-    """What came after the backup is archived again, from Redis."""
-    trader = Trader(house)
-    before = trader.armed(2, 4)
-    trader.sees(before, 30, status="stopped", position="sold")
-    run(house, "back up", safe)
-    after = trader.armed(2, 4)
-    trader.sees(after, 30, status="stopped", position="sold")
-    told = [trader.events(each) for each in (before, after)]
-    assert house.processes[0].terminate() < 15
-    shutil.rmtree(house.home / "postgres")
-
-    run(house, "restore", safe)
-    resumed(house)
-    run(house, "verify", safe)
-    assert [trader.events(each) for each in (before, after)] == told
-    assert trader.create() > after + 1000
-
-
 def test_only_an_export_is_left(house: House, safe: Path) -> None:
     trader = Trader(house)
     done = trader.armed(2, 4)

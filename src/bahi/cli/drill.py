@@ -12,10 +12,10 @@ from msgspec import Struct
 
 from bahi.cli.common import CHECK_FAILED, Home, Json, bar, fail, out, print_json, say, show, sorry, table, verdict
 from bahi.drill.matrix import play
+from bahi.drill.moments import Result
 from bahi.drill.plan import STRATEGIES
 from bahi.drill.real import play_real
 from bahi.drill.report import COLUMNS, DONE, REAL_COLUMNS, cells, document, real_cells
-from bahi.drill.result import Result
 from bahi.drill.rows import EVERY, Row
 from bahi.drill.tally import Counted, RealTally, Tally, Violation, real_tally, tally
 from bahi.telemetry.logging import configure_logging

@@ -92,7 +92,7 @@ async def read_books(file: Path, accounts: Sequence[str]) -> Books:
         book.close()
 
 
-def holdings(books: Books) -> dict[int, int]:
+def holdings(books: Books, log_ids: frozenset[str]) -> dict[int, int]:
     """What the orders of each strategy have bought and not sold again, by the broker's own account."""
     strategy_of = {str(row.order_id): parts.strategy_id for row in books.rows if (parts := parse_tag(row.tag))}
     held: defaultdict[int, int] = defaultdict(int)
@@ -227,7 +227,7 @@ def _check_broker(
     found: Found, log: EventLog, records: Sequence[Recorded], books: Books, live: Sequence[State]
 ) -> None:
     """What the broker holds is what the strategies know; and nobody bought twice."""
-    held = holdings(books)
+    held = holdings(books, log.log_ids)
     for state in live:
         ours = state.open_quantity + state.surfaced
         theirs = held.pop(state.id, 0)

@@ -17,7 +17,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
 
-class Died(RuntimeError):
+class Died(Exception):
     """The process at the other end is gone; what it was doing was not answered."""
 
 

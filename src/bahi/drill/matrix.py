@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bahi.drill.moments import Result, Stand
 from bahi.drill.plan import STRATEGIES, draw_day
-from bahi.drill.result import Result
 from bahi.drill.rows import Row, draw_moment
 from bahi.drill.stage import Stage
-from bahi.drill.stand import Stand
 
 __all__ = ["play"]
 

@@ -5,8 +5,8 @@ from statistics import median
 
 from msgspec import Struct
 
+from bahi.drill.moments import Result
 from bahi.drill.real import Real
-from bahi.drill.result import Result
 from bahi.drill.rows import Row
 from domain.values import SECOND
 

@@ -1,27 +1,41 @@
 """One moment of the drill: a day is played, at the moment something breaks, and the day goes on with what is left."""
 
+import asyncio
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Coroutine, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
 import psycopg
+from msgspec import Struct, field, structs
 from sqlalchemy.exc import SQLAlchemyError
 
-from bahi.drill.audit import audit, look
+from bahi.drill.checks import (
+    Books,
+    Found,
+    check,
+    held_back,
+    holdings,
+    read_history,
+    unwatched,
+)
 from bahi.drill.crew import Process
 from bahi.drill.day import Day
 from bahi.drill.effects import Armed
 from bahi.drill.link import Died
-from bahi.drill.result import Result
+from bahi.drill.plan import DayPlan
+from bahi.drill.reading import books_of, reading
 from bahi.drill.rows import Moment, Row
+from bahi.drill.stage import Stage
 from bahi.drill.users import Users
+from domain.strategy import State
 from domain.values import HOUR, MINUTE, SECOND, Duration, Instant
 from eventstore.errors import LogError
+from projections.live import live_states
 
-if TYPE_CHECKING:
-    from bahi.drill.stand import Stand
+__all__ = ["Result", "Stand"]
 
-__all__ = ["Round"]
+T = TypeVar("T")
 
 PATIENT: Final = 20.0
 """Seconds that answers wait for the archive: it is turned by hand here, and on a busy machine slowly."""
@@ -34,10 +48,76 @@ LOOK_FOR: Final[Duration] = 10 * MINUTE
 """After the break, positions and stops are looked at as soon as nothing is in doubt any more; that must be by then."""
 
 
+class Result(Struct, kw_only=True):
+    """What came of a moment. `trading_after`: seconds of real time from the start of what was killed until the engine
+    had done all that there was to do. `exits_held`, `entries_held`: microseconds of the market's time for which they
+    waited for the order book. `only_redis`: events that were nowhere but in what was destroyed."""
+
+    moment: Moment
+    found: Found = field(default_factory=Found)
+    happened_at: Instant = 0
+    trading_after: float = 0.0
+    exits_held: Duration = 0
+    entries_held: Duration = 0
+    only_redis: int = 0
+    events: int = 0
+    orders: int = 0
+    acknowledged: int = 0
+    torn: int = 0
+    epochs: int = 1
+    restarted: bool = False
+    """Whether processes of the engine were started for it."""
+    reopened: int = 0
+    seconds: float = 0.0
+
+
+class Stand:
+    """A stage with its processes, used for one moment after the other. A context manager."""
+
+    def __init__(self, stage: Stage, plan: DayPlan) -> None:
+        self.stage = stage
+        self.plan = plan
+        self._idle: list[Process] = []
+        self._events = 0
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        self._runner.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for process in self._idle:
+            process.kill()
+        self._runner.__exit__(kind, error, tb)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(work)
+
+    def process(self) -> Process:
+        """An idle one, or a new one."""
+        return self._idle.pop() if self._idle else self.new_process()
+
+    def new_process(self) -> Process:
+        return Process(self.stage.environment(), self.stage.home / "hosts.log")
+
+    def give_back(self, process: Process) -> None:
+        self._idle.append(process)
+
+    def play(self, moment: Moment) -> Result:
+        """The moment's day. What the engine did wrong is in the result. How many events a day has is counted on a
+        first one on which nothing is broken, and which has to be faultless too."""
+        if not self._events:
+            quiet = Round(self, structs.replace(moment, archives=1.0), 0).play()
+            if quiet.found.all():
+                return structs.replace(quiet, moment=moment)
+            self._events = quiet.events
+        return Round(self, moment, self._events).play()
+
+
 class Round:
     """A day with one moment. `events`: how many such a day has; 0: on this one, nothing is broken."""
 
-    def __init__(self, stand: "Stand", moment: Moment, events: int) -> None:
+    def __init__(self, stand: Stand, moment: Moment, events: int) -> None:
         self._events = events
         self.result = Result(moment=moment)
         self._stand = stand
@@ -246,22 +326,54 @@ class Round:
     def _look_at(self, at: Instant, until: Instant) -> None:
         """Are all positions and stops there again? As soon as nothing is in doubt."""
 
-        def then() -> None:
+        def look() -> None:
             self._day.settle(archive=True)
-            watched = [
-                strategy
-                for process in self._processes
-                if "market" in process.roles
-                for strategy in process.ask({"do": "stops"})["stops"]
-            ]
-            found = self._stand.run(look(self._stage, watched, in_time=self._day.now < until))
-            if found is None:
+            states, books, log_ids = self._stand.run(self._see())
+            doubtful = [state for state in states if state.settle_after or state.unresolved]
+            if doubtful and self._day.now < until:
                 self._look_at(self._day.now + LOOK_EVERY, until)
-            else:
-                self.result.found.add(found)
+                return
+            found = self.result.found
+            found.broken += [f"strategy {state.id} is still in doubt" for state in doubtful if state.settle_after]
+            held = holdings(books, log_ids)
+            for state in states:
+                ours, theirs = state.open_quantity + state.surfaced, held.pop(state.id, 0)
+                if not state.unresolved and ours != theirs:
+                    found.positions.append(
+                        f"afterwards strategy {state.id} knew of {ours} shares, the broker of {theirs}"
+                    )
+            found.positions += [f"afterwards strategy {each} was forgotten" for each, shares in held.items() if shares]
+            for process in self._processes:
+                if "market" in process.roles:
+                    found.stops += unwatched(states, process.ask({"do": "stops"})["stops"])
 
-        self._day.at(at, then)
+        self._day.at(at, look)
 
     def _audit(self, users: Users) -> None:
+        self.result.acknowledged = len(users.acknowledged)
         self.result.reopened = sum(process.reopened for process in self._processes) - self._reopened_before
-        self._stand.run(audit(self._stage, self.result, users.acknowledged, self._known))
+        self._stand.run(self._final(users))
+
+    async def _see(self) -> tuple[list[State], Books, frozenset[str]]:
+        async with reading(self._stage.redis.url, self._stage.postgres.url) as log:
+            _, states, _ = await live_states(log)
+            return states, await books_of(self._stage.home, self._stage.users), log.log_ids
+
+    async def _final(self, users: Users) -> None:
+        result = self.result
+        async with reading(self._stage.redis.url, self._stage.postgres.url) as log:
+            history = await read_history(log)
+            books = await books_of(self._stage.home, self._stage.users)
+            found = await check(
+                log,
+                history,
+                books,
+                users=self._stage.users,
+                acknowledged=users.acknowledged,
+                known=self._known,
+            )
+            result.found.add(found)
+            result.events = len(history.records)
+            result.orders = len(books.rows)
+            result.epochs = len(log.lineage)
+            result.exits_held, result.entries_held = held_back(history)
