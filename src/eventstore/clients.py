@@ -6,7 +6,8 @@ would skip what it missed. So: no retries, explicit time-outs, plain replies (pr
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Final
 
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
@@ -17,7 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from eventstore.errors import outages
 
-__all__ = ["BLOCK_MS", "Argument", "command", "commands", "log_client", "reader_client", "sibling"]
+__all__ = ["BLOCK_MS", "POOL", "Argument", "Pool", "command", "commands", "log_client", "reader_client", "sibling"]
 
 Argument = str | bytes | int
 
@@ -63,7 +64,7 @@ class _Unix(_Cancellable, UnixDomainSocketConnection): ...
 _CANCELLABLE: dict[Any, Any] = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
 
 
-class _Pool(ConnectionPool):
+class Pool(ConnectionPool):
     """redis-py's, without the locks, events and metrics around each command, which took longer than the command."""
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
@@ -88,10 +89,14 @@ class _Pool(ConnectionPool):
             return False
 
 
+POOL: Final[ContextVar[type[Pool]]] = ContextVar("POOL", default=Pool)
+"""What holds the connections of clients made from here on: a simulation stands between a process and its server."""
+
+
 def log_client(redis_url: str, **options: Any) -> "Redis":
     """A client for appends and for reads that do not wait. Its replies are those of the wire."""
     keepalive = {} if redis_url.startswith("unix:") else {"socket_keepalive": True}
-    pool = _Pool.from_url(redis_url, **_settings(_WRITER_TIMEOUT), **keepalive, **options)
+    pool = POOL.get().from_url(redis_url, **_settings(_WRITER_TIMEOUT), **keepalive, **options)
     pool.connection_class = _CANCELLABLE.get(pool.connection_class, pool.connection_class)
     return _plain(Redis.from_pool(pool))
 
@@ -107,7 +112,7 @@ def sibling(client: "Redis", *, single_connection_client: bool = False, **option
     settings = {**pool.connection_kwargs, **_settings(_WRITER_TIMEOUT), **options}
     settings.pop("max_connections", None)
     connection_class = _CANCELLABLE.get(pool.connection_class, pool.connection_class)
-    kind = _Pool if type(pool) is ConnectionPool else type(pool)
+    kind = Pool if type(pool) is ConnectionPool else type(pool)
     own = kind(connection_class=connection_class, **settings)
     return _plain(Redis.from_pool(own), single_connection_client)
 
@@ -116,7 +121,7 @@ async def command(redis: "Redis", *args: Argument) -> Any:
     """The plain answer to one command, sent once. Raises LogUnavailable: whether it was done is then unknown."""
     with outages():
         pool = getattr(redis, "connection_pool", None)
-        if not isinstance(pool, _Pool):
+        if not isinstance(pool, Pool):
             return await redis.execute_command(*args)  # type: ignore[no-untyped-call]
         if redis.single_connection_client:
             await redis.initialize()

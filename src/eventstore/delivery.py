@@ -15,7 +15,7 @@ from eventstore.errors import CorruptEvent, LogLost
 from eventstore.keys import GROUP, Keys
 from eventstore.reading import parse
 
-__all__ = ["Delivery", "Entry", "Inbox", "Undecodable"]
+__all__ = ["Delivery", "Entry", "Inbox", "Undecodable", "new_of", "own_of"]
 
 TAKE_OVER_AFTER_MS = 2000
 """A message that is pending for longer belongs to a dead worker: it is held for milliseconds only."""
@@ -163,6 +163,27 @@ class Inbox:
             if str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise LogLost(f"the group {GROUP} of {self._key} is gone: {error}") from error
             raise
+
+
+async def new_of(redis: "Redis", inboxes: Sequence[Inbox], count: int) -> list[list[Entry]]:
+    """Messages that nobody got yet, up to `count` of each inbox, in one round trip. Raises what `Inbox.new` raises."""
+    found = await _read(redis, inboxes, b">", count)
+    return [[inbox._entry(entry, 1) for entry in found.get(inbox._key, ())] for inbox in inboxes]
+
+
+async def own_of(redis: "Redis", inboxes: Sequence[Inbox], count: int) -> list[tuple[list[Entry], list[int]]]:
+    """Messages that each consumer got before and did not acknowledge, and the positions of those that are gone, in one
+    round trip when there are none. Raises what `Inbox.own` raises."""
+    found = await _read(redis, inboxes, b"0-0", count)
+    return [(await inbox._again(redis, found.get(inbox._key, ())))[:2] for inbox in inboxes]
+
+
+async def _read(redis: "Redis", inboxes: Sequence[Inbox], after: bytes, count: int) -> dict[str, Sequence[Any]]:
+    first = inboxes[0]
+    of = ("GROUP", GROUP, first._consumer, "COUNT", count)
+    names = [inbox._key for inbox in inboxes]
+    reply = await first._command(redis, "XREADGROUP", *of, "STREAMS", *names, *[after] * len(names))
+    return {name.decode(): entries for name, entries in reply or ()}
 
 
 def _position(entry_id: bytes) -> int:

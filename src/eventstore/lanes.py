@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from domain.values import Priority
 from eventstore.clients import BLOCK_MS, command, reader_client
-from eventstore.delivery import Delivery, Entry, Inbox, Undecodable
+from eventstore.delivery import Delivery, Entry, Inbox, Undecodable, new_of, own_of
 from eventstore.envelope import Recorded
 from eventstore.errors import LogHole, LogLost, LogUnavailable
 from eventstore.keys import CLASSES
@@ -285,18 +285,15 @@ class Lanes:
         """
         redis, inboxes = self.log.redis, list(self._inboxes.values())
         held: list[list[Entry]] = []
-        for inbox, (entries, gone, _) in zip(
-            inboxes, await asyncio.gather(*(each.own(redis, count=1000) for each in inboxes)), strict=True
-        ):
+        for inbox, (entries, gone) in zip(inboxes, await own_of(redis, inboxes, 1000), strict=True):
             held.append(entries)
             await self._report(redis, inbox, gone)
         taken = 0
         while limit is None or taken < limit:
-            empty = [at for at, entries in enumerate(held) if not entries]
-            for at, fresh in zip(
-                empty, await asyncio.gather(*(inboxes[at].new(redis, 1) for at in empty)), strict=True
-            ):
-                held[at] = fresh
+            if empty := [at for at, entries in enumerate(held) if not entries]:
+                fresh = await new_of(redis, [inboxes[at] for at in empty], 1)
+                for at, entries in zip(empty, fresh, strict=True):
+                    held[at] = entries
             urgent = next((at for at, entries in enumerate(held) if entries), None)
             if urgent is None:
                 break

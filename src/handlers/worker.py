@@ -59,8 +59,17 @@ class Worker:
     all that can be done now, one thing after the other in a fixed order, for simulations.
     """
 
-    def __init__(self, desk: Desk, *, consumer: str, concurrency: int = 8, around: Around = _as_it_is) -> None:
-        """`around` wraps the handling of a message, to measure it."""
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        consumer: str,
+        concurrency: int = 8,
+        around: Around = _as_it_is,
+        sends_by_hand: bool = True,
+    ) -> None:
+        """`around` wraps the handling of a message, to measure it. Not `sends_by_hand`: also while the worker is
+        stepped, calls to the broker run by themselves, as they do in `run`."""
         self._desk = desk
         self._lanes = Lanes(
             desk.log,
@@ -72,7 +81,7 @@ class Worker:
         )
         self._sends = Sends(desk, on_failure=self._send_failed, on_lost=self._lose)
         self._stopping = asyncio.Event()
-        self._by_hand = True
+        self._by_hand = sends_by_hand
         self._lost: LogLost | None = None
         self._lost_now = asyncio.Event()
 
