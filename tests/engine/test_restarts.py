@@ -18,7 +18,7 @@ from bahi.clock import SystemClock
 from bahi.database.engine import create_engine
 from bahi.roles.process import _bear_witness
 from bahi.servers.redis import EmbeddedRedis
-from domain.events import OrderRecovered, StrategyRecovered, SystemRecovery
+from domain.events import OrderRecovered, StrategyRecovered, StrategyStartRequested, SystemRecovery
 from domain.values import MINUTE, SECOND, Holding, Side
 from eventstore import clients
 from eventstore.archive import PostgresArchive
@@ -27,7 +27,7 @@ from eventstore.envelope import NewEvent
 from eventstore.errors import LogLost, NeedsRecovery
 from eventstore.vouching import doubt, stopping_in_good_order, vouch
 from projections.recovery import Recovered
-from tests.engine.world import StrategyStartRequested, World
+from tests.engine.world import World
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from decimal import Decimal
 
 from msgspec.structs import replace
 
+from bahi.testing.story import Rules
 from domain.calendar import Break, Calendar, Session, instant, wall
 from domain.commands import Changes, Refused, decide_settle, decide_start, decide_stop, decide_update
 from domain.decide import Decision, decide_next
@@ -73,7 +74,6 @@ from domain.values import (
     Tag,
     Tick,
 )
-from tests.unit.domain.story import Rules
 
 MONDAY = dt.date(2026, 6, 15)
 SYMBOL = "NSE:INFY"

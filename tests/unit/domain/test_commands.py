@@ -6,16 +6,7 @@ from typing import Any
 
 import pytest
 
-from domain.commands import Changes, Refused, check_config, decide_settle, decide_start, decide_stop, decide_update
-from domain.events import (
-    PositionSettled,
-    SchedulerResyncRequired,
-    StrategyStartRequested,
-    StrategyStopRequested,
-    StrategyUpdated,
-)
-from domain.values import Config, Final, Kind, Product, Refusal
-from tests.unit.domain.story import (
+from bahi.testing.story import (
     Scene,
     Word,
     absent,
@@ -47,6 +38,15 @@ from tests.unit.domain.story import (
     told,
     unknown,
 )
+from domain.commands import Changes, Refused, check_config, decide_settle, decide_start, decide_stop, decide_update
+from domain.events import (
+    PositionSettled,
+    SchedulerResyncRequired,
+    StrategyStartRequested,
+    StrategyStopRequested,
+    StrategyUpdated,
+)
+from domain.values import Config, Final, Kind, Product, Refusal
 from tests.unit.domain.test_run import LEFT, UNKNOWN_YEARS
 
 GIVEN_UP = told(

@@ -6,9 +6,7 @@ from decimal import Decimal
 import pytest
 from msgspec.structs import replace
 
-from domain.events import ModifyRejected, OrderFilled, OrderFinalized
-from domain.values import Abort, Code, Denial, Doubt, Exit, Final, Holding, Kind, Phase, Product, Tag
-from tests.unit.domain.story import (
+from bahi.testing.story import (
     Scene,
     Word,
     aborted,
@@ -66,6 +64,8 @@ from tests.unit.domain.story import (
     updated,
     woken,
 )
+from domain.events import ModifyRejected, OrderFilled, OrderFinalized
+from domain.values import Abort, Code, Denial, Doubt, Exit, Final, Holding, Kind, Phase, Product, Tag
 
 TUESDAY = dt.date(2026, 6, 16)
 BUYING = told(buy_triggered, intended(Kind.BUY))

@@ -5,11 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from domain.calendar import AlwaysOpenCalendar, NseCalendar, instant
-from domain.decide import decide_next
-from domain.events import BuyTriggered, OrderFilled, SellTriggered, StrategyReady, StrategyRunning, StrategyStarted
-from domain.values import Abort, Code, Denial, Exit, Final, Holding, Kind, Product, Refusal, Status
-from tests.unit.domain.story import (
+from bahi.testing.story import (
     DAY,
     aborted,
     absent,
@@ -69,6 +65,10 @@ from tests.unit.domain.story import (
     updated,
     woken,
 )
+from domain.calendar import AlwaysOpenCalendar, NseCalendar, instant
+from domain.decide import decide_next
+from domain.events import BuyTriggered, OrderFilled, SellTriggered, StrategyReady, StrategyRunning, StrategyStarted
+from domain.values import Abort, Code, Denial, Exit, Final, Holding, Kind, Product, Refusal, Status
 
 TUESDAY = dt.date(2026, 6, 16)
 UNKNOWN_YEARS = NseCalendar(b'exchange = "NSE"\nas_of = 2020-01-01\nhours = []\nyear = []\n')

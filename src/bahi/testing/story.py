@@ -1,4 +1,4 @@
-"""Given, when, then: the domain's tests as sentences.
+"""Given, when, then: tests of decisions as sentences.
 
     given(started, bought(qty=10, filled=4, resting=6)).when(stoploss_triggered(at="94.95")).then(cancel_requested())
 
@@ -130,7 +130,8 @@ class Scene:
     def tag(self, number: int | None = None) -> Tag:
         """The current order's tag, or that of the `number`-th order of the current run."""
         if number is None:
-            return self.order.tag
+            current: Tag = self.order.tag
+            return current
         return make_tag(LOG, self.state.id, self.state.run, number)
 
     @property
