@@ -48,6 +48,7 @@ from eventstore.entries import read_entries
 from eventstore.envelope import Dedupe, NewEvent, Raw, Recorded, decode
 from eventstore.epochs import record
 from eventstore.errors import CorruptEvent, LogUnavailable
+from eventstore.export.cloudevents import Source, as_map
 from eventstore.log import EventLog
 from eventstore.members import all_strategies
 from eventstore.open import open_log
@@ -59,6 +60,7 @@ from projections.prices import encode_price
 from projections.recovery import Recovered, recover
 from projections.runtime import DEFAULTS, encode_change
 from simulation.clock import VirtualClock
+from simulation.independent import Finding, Rule, judge, read_book
 from simulation.invariants import Checker
 from sources.updates import OpenOrders, Updates
 
@@ -542,4 +544,13 @@ class World:
                 checker.at_rest({each: (await self.desk.look(each))[1] for each in states})
         if alive:
             assert await self.pending() == 0
+        found = [one for one in await self.judged() if not (checker.unreadable and one.rule is Rule.UNREADABLE)]
+        assert not found, "\n".join(map(str, found))
         return checker
+
+    async def judged(self, *, ended: bool = False) -> list[Finding]:
+        """What the independent judge finds in the history, as it would be exported, and in the broker's own tables."""
+        source = Source(self.log.lineage[0].log_id)
+        history = [as_map(raw, source) for raw in await self.raw()]
+        accounts = {f"PAPER-{user}": user for user in self.users}
+        return judge(history, *read_book(self.book.connection), accounts=accounts, ended=ended)

@@ -78,6 +78,11 @@ class Book:
         """The number of the book's last change, by any process: microseconds, never waits. Raises sqlite3.Error."""
         return Rows(self._glance).changes()
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For whoever reads the tables with statements of its own, while nobody else works on the book."""
+        return self._sql
+
     def listen(self, account: str) -> asyncio.Event:
         """An event that is set whenever this process has changed the account's orders. Whoever wants it keeps it."""
         event = asyncio.Event()

@@ -19,7 +19,7 @@ from msgspec import UNSET, Struct, UnsetType
 from domain.values import SECOND
 from eventstore.envelope import Raw
 
-__all__ = ["CORRUPT", "NotAnEntry", "Source", "Stored", "as_line", "as_raw", "stored"]
+__all__ = ["CORRUPT", "NotAnEntry", "Source", "Stored", "as_line", "as_map", "as_raw", "stored"]
 
 CORRUPT: Final = "bahi.corrupt"
 _BIGGEST = 2**63 - 1
@@ -160,6 +160,12 @@ def as_line(raw: Raw, source: Source, it: Stored | None) -> bytes:
     return _encode(corrupt)
 
 
+def as_map(raw: Raw, source: Source) -> dict[str, Any]:
+    """What whoever reads the entry's line as JSON gets, for those who want no file."""
+    read: dict[str, Any] = _read_line(as_line(raw, source, stored(raw.envelope)))
+    return read
+
+
 def as_raw(line: bytes, source: Source) -> Raw:
     """The entry of a line: its bytes only, nothing is compared. Raises NotAnEntry."""
     try:
@@ -176,6 +182,7 @@ def as_raw(line: bytes, source: Source) -> Raw:
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _read = msgspec.msgpack.Decoder(Stored).decode
 _read_bytes = msgspec.json.Decoder(_Bytes).decode
+_read_line = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder().encode
 _NO_CHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
 _UNFIT = re.compile(f"[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef{_NO_CHARACTERS}]")
