@@ -6,14 +6,13 @@ from typing import Any, Final
 
 from simulation.independent.book import Book, Row
 from simulation.independent.finding import Finding, Rule, in_order
-from simulation.independent.history import Exited, History
+from simulation.independent.history import at_the_end, read_all
 from simulation.independent.strategies import Asked
 from simulation.independent.tags import read_tag
+from simulation.independent.told import Exited, Told
 
 __all__ = ["judge"]
 
-SKEW: Final = 5_000_000
-"""Microseconds by which the broker's clock may be behind that of whoever decided on an order."""
 _A_MILL: Final = Decimal("0.00005")
 _HALF_A_PAISA: Final = Decimal("0.0050001")
 """Amounts are told to the paisa, rounded."""
@@ -27,6 +26,7 @@ def judge(
     accounts: Mapping[str, int],
     ended: bool = False,
     log_ids: Collection[str] | None = None,
+    skew: int = 5_000_000,
     market: Iterable[tuple[str, Decimal, int]] | None = None,
 ) -> list[Finding]:
     """What does not hold, by position; empty: everything does.
@@ -34,18 +34,18 @@ def judge(
     `history` are the lines of an exported file as maps, from position 1 on; `orders` and `trades` the rows of the
     paper broker's book as maps of their columns, read after the history. `accounts` gives the owner of each account.
     `ended`: everything has come to its end, so no run may be alive, no order unresolved, no fill untold. `log_ids` are
-    what our tags begin with in each epoch; None: whatever begins as this log's name does. `market` are the trades that
-    the listener got, as symbol, price and time in microseconds: with them the stops are judged, too.
+    what our tags begin with in each epoch; None: whatever begins as this log's name does. `skew`: microseconds by which
+    the broker's clock may be behind that of whoever decides. `market` are the trades that the listener got, as symbol,
+    price and time in microseconds: with them the stops are judged, too.
 
     Never raises for what the inputs hold: what cannot be read is a finding.
     """
-    told = History()
-    told.read(history)
+    told = read_all(history)
     book = Book(orders, trades)
-    both = _Both(told, book, accounts, log_ids, ended=ended)
+    both = _Both(told, book, accounts, log_ids, skew=skew, ended=ended)
     both.judge()
     if ended:
-        told.end()
+        at_the_end(told)
     found = told.found + book.found + both.found
     if market is not None:
         found += told.guards.judge(market, told.last_at)
@@ -57,18 +57,20 @@ class _Both:
 
     def __init__(
         self,
-        history: History,
+        told: Told,
         book: Book,
         accounts: Mapping[str, int],
         log_ids: Collection[str] | None,
         *,
+        skew: int,
         ended: bool,
     ) -> None:
         self.found: list[Finding] = []
-        self._history = history
+        self._told = told
         self._book = book
         self._accounts = accounts
         self._log_ids = log_ids
+        self._skew = skew
         self._ended = ended
         self._of_tag: dict[str, Row] = {}
         self._strategy_of: dict[str, int] = {}
@@ -84,7 +86,7 @@ class _Both:
                 self._find(Rule.PLACED_TWICE, f"{row.tag} is order {self._of_tag[row.tag].order_id}, too", row)
                 continue
             self._of_tag[row.tag] = row
-            order = self._history.asked.get(row.tag)
+            order = self._told.asked.get(row.tag)
             if order is None:
                 self._find(
                     Rule.NO_INTENT, f"{row.side} {row.quantity} {row.symbol}, {row.tag}, was never asked for", row
@@ -98,9 +100,9 @@ class _Both:
                 row = self._of_tag[tags[-1]]
                 self._find(Rule.TWO_BUYS, f"run {run} of strategy {strategy} entered by {', '.join(tags)}", row)
         self._never_oversold()
-        for order in self._history.asked.values():
+        for order in self._told.asked.values():
             self._as_told(order, self._of_tag.get(order.tag))
-        for exited in self._history.exits:
+        for exited in self._told.exits:
             self._realised(exited)
 
     def _ours(self, tag: str) -> int | None:
@@ -110,7 +112,7 @@ class _Both:
             return None
         if self._log_ids is not None:
             return parts.strategy if parts.log in self._log_ids else None
-        return parts.strategy if parts.log[:2] in self._history.families else None
+        return parts.strategy if parts.log[:2] in self._told.families else None
 
     def _as_asked(self, row: Row, order: Asked) -> None:
         is_, was = (
@@ -123,14 +125,14 @@ class _Both:
         if self._accounts.get(row.account) != order.strategy.user:
             whose = f"user {order.strategy.user}'s strategy {order.strategy.id}"
             self._find(Rule.ACCOUNT, f"{row.tag} of {whose} is in the account {row.account}", row)
-        if not order.recovered and row.placed_at < order.at - SKEW:
+        if not order.recovered and row.placed_at < order.at - self._skew:
             self._find(Rule.TOO_EARLY, f"{row.tag} was placed at {row.placed_at}, and asked for at {order.at}", row)
 
     def _never_oversold(self) -> None:
         """Trade by trade. Excused is a strategy of which a sale surfaced: then the alert is what counts."""
         excused = {
             order.strategy.id
-            for order in self._history.asked.values()
+            for order in self._told.asked.values()
             if order.side == "SELL" and (order.surfaced or self._unheard(order))
         }
         held: dict[int, int] = {}

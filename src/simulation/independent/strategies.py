@@ -1,8 +1,10 @@
 """What the history has told so far of a strategy and of its orders: as much as the rules need."""
 
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
-from simulation.independent.values import Malformed
+from simulation.independent.values import Malformed, text, whole
 
 __all__ = ["Asked", "Strategy"]
 
@@ -11,17 +13,19 @@ class Asked:
     """An order as it was asked for, and what was told of it since. `run` 0: of a run that is not known."""
 
     def __init__(
-        self, strategy: "Strategy", tag: str, kind: str, run: int, symbol: str, quantity: int, product: str
+        self, strategy: "Strategy", tag: str, kind: str, run: int, request: Mapping[str, Any], position: int, at: int
     ) -> None:
+        """Raises Malformed for a request that lacks something."""
         self.strategy = strategy
         self.tag = tag
         self.kind = kind
+        self.side = "BUY" if kind == "BUY" else "SELL"
         self.run = run
-        self.symbol = symbol
-        self.quantity = quantity
-        self.product = product
-        self.position = 0
-        self.at = 0
+        self.symbol = text(request, "symbol")
+        self.quantity = whole(request, "quantity")
+        self.product = text(request, "product")
+        self.position = position
+        self.at = at
         self.recovered = False
         """It stands for a lost intent, so it is told of after it was placed."""
         self.order_id: str | None = None
@@ -33,10 +37,6 @@ class Asked:
         self.open = True
         self.surfaced = False
         """It showed up after it was given up, or when the log had forgotten it and its run was over."""
-
-    @property
-    def side(self) -> str:
-        return "BUY" if self.kind == "BUY" else "SELL"
 
     @property
     def never_was(self) -> bool:
@@ -55,6 +55,7 @@ class Strategy:
         self.product = ""
         self.quantity = 0
         self.stop: Decimal | None = None
+        self.stop_revision = 0
         self.lock = ""
         self.open: dict[str, Asked] = {}
         """Not finalized, or surfaced since."""
@@ -81,9 +82,11 @@ class Strategy:
         self.bought = self.sold = 0
         self.held = 0
         """Bought and not sold in this run. An upper bound once a position was settled."""
-        self.buy_triggered = self.stop_triggered = False
+        self.buy_triggered = False
+        self.stop_price: Decimal | None = None
+        """Of the trade that reached the stop as it is now."""
         self.squaring_off = False
-        self.open_at = self.close_at = 0
+        self.open_at = self.close_at = self.buy_at = 0
         self.orders = []
 
     def asked_for(self, order: Asked) -> None:
@@ -91,11 +94,17 @@ class Strategy:
         if order.run == self.run:
             self.orders.append(order)
 
-    def fill(self, order: Asked, filled: int, average: Decimal | None, position: int) -> None:
-        """The order is filled so far, all in all. Raises Malformed for an average that is missing."""
+    @property
+    def exiting(self) -> bool:
+        """An exit of this run was asked for."""
+        return any(order.side == "SELL" for order in self.orders)
+
+    def fill(self, order: Asked, filled: int, average: Decimal | None, position: int) -> bool:
+        """The order is filled so far, all in all; whether that is news. Raises Malformed for an average that is
+        missing."""
         more = filled - order.filled
         if more <= 0:
-            return
+            return False
         if average is None:
             raise Malformed("its average_price is missing")
         order.filled, order.average = filled, average
@@ -116,6 +125,7 @@ class Strategy:
                 self.surfaced -= more
             if self.balance < 0 and self.short is None:
                 self.short = position
+        return True
 
     def settle(self) -> None:
         """Shares were closed, or bought back, elsewhere: whatever was sold too much may be even again."""
