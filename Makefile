@@ -16,8 +16,10 @@ demo: $(READY)  ## one trading day on the paper broker, through the real engine
 run: $(READY)  ## the engine and its REST application, until Ctrl-C
 	$(BIN)/bahi run $(ARGS)
 
-test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+# The tests start hundreds of processes of bahi, each of which would otherwise compile all of it.
+test: export PYTHONDONTWRITEBYTECODE :=
+test: $(READY)  ## in as many processes as fit the machine, file by file; ARGS="-n 0" in one
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -1,15 +1,16 @@
 """An installation with one short trading day in it, and the command line that looks at it.
 
-The day is lived through once per session. Tests that only look share one copy, whose servers run meanwhile; a test that
+The day is lived through once per run. Tests that only look share one copy, whose servers run meanwhile; a test that
 changes something has a copy of its own.
 """
 
 import csv
 import datetime as dt
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,28 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def lived_through() -> Iterator[Path]:
+def lived_through(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A HOME after its day, its servers stopped. Nobody starts them here: tests get copies."""
-    made = Path(tempfile.mkdtemp(prefix="bahi-cli-"))
+    return once(tmp_path_factory, "day", live_through_a_day) / "demo"
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder for the whole run: the first worker of pytest-xdist that wants it makes it, the others wait for it."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all workers' folders
+    folder, unfinished = base / name, base / f"{name}.unfinished"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
+def live_through_a_day(made: Path) -> None:
     ticks = made / "ticks.csv"
     with ticks.open("w") as file:
         rows = csv.writer(file)
@@ -50,8 +70,6 @@ def lived_through() -> Iterator[Path]:
             rows.writerow([at, tick.symbol.partition(":")[2], tick.price, tick.volume])
     done = bahi("demo", "--ticks", ticks, "--strategies", 24, "--home", made, "--json", timeout=300)
     assert done.code == 0, done
-    yield made / "demo"
-    shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
