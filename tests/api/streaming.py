@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from tests.api.world import Trader, World
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds in which anything that a test waits for must come; it takes milliseconds."""
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cli.terminal import Done, bahi
+from tests.cli.terminal import Done, bahi, here
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,13 @@ def test_the_way_to_kite_s_socket_contains_the_way_to_the_broker(bench: Done) ->
 
 
 def test_a_measurement_that_does_not_exist_is_refused_by_name() -> None:
-    done = bahi("bench", "kites")
+    done = here("bench", "kites")
     assert done.code == 2
     assert "kites" in done.err
 
 
 def test_a_market_cannot_stand_still_and_play_a_recorded_day() -> None:
-    done = bahi("kite-sim", "--still", "--ticks", "day.csv")
+    done = here("kite-sim", "--still", "--ticks", "day.csv")
     assert done.code == 2
     assert "--still and --ticks" in done.err
 
@@ -85,6 +85,6 @@ def test_rebuilding_is_measured_with_a_snapshot_and_without() -> None:
     ],
 )
 def test_options_that_make_no_sense_together_are_refused(words: tuple[str, ...], fact: str) -> None:
-    done = bahi("bench", *words)
+    done = here("bench", *words)
     assert done.code == 2
     assert fact in done.err

@@ -6,7 +6,7 @@ import signal
 import httpx
 
 from simulation.kite.faults import Fault
-from tests.cli.terminal import bahi, start
+from tests.cli.terminal import here, start
 
 
 def test_it_serves_customers_until_sigterm() -> None:
@@ -35,12 +35,12 @@ def test_it_tells_people_how_to_point_bahi_at_it() -> None:
 
 
 def test_the_faults_are_listed_and_a_wrong_one_is_refused() -> None:
-    listed = bahi("kite-sim", "--faults")
+    listed = here("kite-sim", "--faults")
     assert listed.code == 0
     assert [line.split()[0] for line in listed.out.splitlines()] == [fault.name for fault in Fault]
-    unknown = bahi("kite-sim", "--fault", "F99=0.1")
+    unknown = here("kite-sim", "--fault", "F99=0.1")
     assert unknown.code == 2
     assert "F99 is no fault" in unknown.err
-    wild = bahi("kite-sim", "--fault", "F1_ACCEPTED_THEN_HANGS=lots")
+    wild = here("kite-sim", "--fault", "F1_ACCEPTED_THEN_HANGS=lots")
     assert wild.code == 2
     assert "between 0 and 1" in wild.err

@@ -4,7 +4,6 @@ import asyncio
 import datetime as dt
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -115,7 +114,7 @@ def test_a_running_engine_is_looked_at_and_left_alone(at_rest: Path) -> None:
         assert engine.stderr is not None
         assert "bahi runs archive, worker" in engine.stderr.readline()
         with attach_or_start(at_rest) as servers, Redis.from_url(servers.redis_url) as client:
-            assert until(lambda: client.exists(*(f"alive:{role}" for role in reader.ROLES)) == len(reader.ROLES), 30)
+            assert until(lambda: client.exists(*(f"alive:{role}" for role in reader.ROLES)) == len(reader.ROLES), 90)
         roles = [each for each in here("doctor", "--json", home=at_rest).object["checks"] if each["name"] == "roles"]
         assert [each["state"] for each in roles] == ["ok"]
         assert here("rebuild", home=at_rest).code == 2
@@ -127,10 +126,12 @@ def test_a_running_engine_is_looked_at_and_left_alone(at_rest: Path) -> None:
 
 
 def test_it_opens_fast(at_rest: Path) -> None:
-    begun = time.perf_counter()
+    before = os.times()
     done = bahi("events", "--json", "--home", at_rest)
+    after = os.times()
     assert done.code == 0
-    assert time.perf_counter() - begun < 10  # about 1 s on an idle machine, servers included
+    # of the processor's time, whatever else the machine does: about 1 s, servers included
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 10
 
 
 # --- partitions -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import datetime as dt
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,8 +46,14 @@ PASSWORD = "a long enough password 9"
 BAHI = Path(sys.executable).with_name("bahi")
 
 
+SLOWLY = 4
+"""A machine that does other things as well takes so many times as long."""
+
+
 def until(look: Callable[[], T], seconds: float = 20, what: str = "", every: float = 0.05) -> T:
-    """Looks again and again until it is true; its answer. Fails when it is not true in time."""
+    """Looks again and again until it is true; its answer. Fails when it is not true in time, which is a multiple of
+    the seconds that it may take on an idle machine."""
+    seconds *= SLOWLY
     deadline = time.monotonic() + seconds
     while not (answer := look()):
         if time.monotonic() > deadline:
@@ -69,8 +77,12 @@ def await_a_long_day() -> None:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """For a server that is started later: below the ports that the kernel gives to whoever asks for any, so that no
+    connection of another test takes it meanwhile."""
+    while True:
+        with socket.socket() as trial, suppress(OSError):
+            trial.bind(("127.0.0.1", random.SystemRandom().randrange(10_000, 32_000)))
+            return int(trial.getsockname()[1])
 
 
 class Process:
@@ -128,7 +140,7 @@ class Process:
         self.popen.kill()
         self.popen.wait()
 
-    def terminate(self, seconds: float = 15) -> float:
+    def terminate(self, seconds: float = 60) -> float:
         """SIGTERM; how many seconds it took to drain. It must end in good order."""
         self.ended = True
         begun = time.monotonic()

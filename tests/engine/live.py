@@ -152,7 +152,7 @@ class Live(World):
         )
         await self.quote("150")
 
-    async def until(self, condition: Callable[[dict[int, State]], bool], seconds: float = 40) -> dict[int, State]:
+    async def until(self, condition: Callable[[dict[int, State]], bool], seconds: float = 120) -> dict[int, State]:
         """Follows the log until its fold, from the present on, is as wanted."""
         present = await self.log.last_position()
         if self._seen >= present and condition(self._folded):
@@ -181,7 +181,7 @@ class Live(World):
 
     async def at_rest(self) -> None:
         """Until no wake-up is pending or undelivered."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await self._lag():  # noqa: ASYNC110 (no event tells of an acknowledgement)
                 await asyncio.sleep(0)
 

@@ -89,7 +89,8 @@ async def test_what_a_worker_held_when_its_connections_broke_is_taken_over(live:
         await _nothing_pending_of(live, "w1")
         folded = await live.until(lambda found: all(not found[e].alive or found[e].open_quantity == 10 for e in ids))
         lost = [state for state in folded.values() if state.open_quantity == 0]
-        assert all(state.exit_reason == "REJECTED" for state in lost), "an entry that was never sent is given up"
+        given_up = {"REJECTED", "DENIED"}  # by whoever finds it; or by a sender that is late, on a slow machine
+        assert {state.exit_reason for state in lost} <= given_up, "an entry that was never sent is given up"
         await live.at_rest()
         await _orders_once(live)
         await live.check_at_rest()
@@ -97,7 +98,7 @@ async def test_what_a_worker_held_when_its_connections_broke_is_taken_over(live:
 
 async def _nothing_pending_of(live: Live, consumer: str) -> None:
     log: EventLog = live.log
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             held = 0
             for stream in log.keys.streams.values():
@@ -128,7 +129,7 @@ class Victim:
 
     async def _said(self, word: str) -> None:
         assert self._process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while line := await self._process.stdout.readline():
                 if line.strip() == word.encode():
                     return
@@ -202,7 +203,7 @@ async def test_a_lost_log_ends_the_worker_and_places_nothing_more(live: Live) ->
             epoch = await live.redis.get(live.log.keys.epoch)
             await live.redis.set(live.log.keys.epoch, "another")
             await live.redis.zadd(live.log.keys.timers, {str(state.id): 0 for state in states})
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 with pytest.raises(LogLost):
                     await task
             await live.redis.set(live.log.keys.epoch, epoch or b"")

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from eventstore.archived import ArchiveWatch, announce
 from eventstore.log import EventLog
 
-SOON = 20.0
+SOON = 60.0
 """Seconds in which it must have been heard; it takes milliseconds."""
 
 

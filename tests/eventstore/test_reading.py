@@ -32,7 +32,7 @@ def mixed(number: int) -> list[NewEvent]:
 
 async def first(number: int, events: AsyncIterator[Recorded]) -> list[Recorded]:
     found = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for event in events:
             found.append(event)
             if len(found) == number:
@@ -184,7 +184,7 @@ async def test_a_follower_connects_again_and_misses_nothing(log, redis):
 
 async def once_connected(log) -> None:
     """The log's own connection was cut as well: it notices once, and then has another."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await log.last_position()

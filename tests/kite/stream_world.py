@@ -106,14 +106,14 @@ class World:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """As soon as the condition holds; the clock stands still."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 (what is waited for tells nobody)
                 await asyncio.sleep(0)
 
     async def pass_until(self, condition: Callable[[], bool], step: Duration = SECOND // 2) -> Duration:
         """Turn the clock until the condition holds; how long that took."""
         began = self.clock.now()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 await self.clock.advance(step)
                 for _ in range(20):

@@ -274,7 +274,7 @@ async def _trade(it: Day) -> None:
     it.seen["place"] = repr((placed, broker, account, hints)).encode()
     assert isinstance(placed, Accepted), placed
     await it.sim.on_ticks([Tick("NSE:INFY", Decimal(1500), it.house.clock.now())])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await anext(posted) != placed.order_id:
             continue
     it.server.stop_streams()

@@ -78,7 +78,7 @@ class World:
 
     async def soon(self, user_id: int) -> KiteAccount:
         """The account as soon as the view has it: after an outage the first reading is not waited for."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 await self.later()
                 try:
@@ -332,7 +332,7 @@ async def test_an_end_during_an_outage_counts_at_once_and_is_written_afterwards(
             assert await world.sessions.kite(7) is None
             await world.later()
         assert await ends(world) == []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await world.sessions.settled()
     row = await world.accounts.get(7)
     assert row is not None
@@ -383,7 +383,7 @@ async def processes(redis: Redis, redis_url: str) -> AsyncIterator[list[Hints]]:
 
 
 async def heard(listener: AsyncIterator[str], count: int) -> list[str]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return [await anext(listener) for _ in range(count)]
 
 

@@ -105,7 +105,7 @@ async def postbacks(*urls: str | None, faults: list[Fault] | None = None) -> Asy
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 (what is waited for tells nobody)
             await asyncio.sleep(0)
 

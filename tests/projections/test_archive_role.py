@@ -65,7 +65,7 @@ class Role:
     async def later(self, duration: int, condition: Callable[[], Awaitable[bool]]) -> None:
         """Time goes on, and with it what the role does now and then."""
         self.world.time.set(self.world.time.now() + duration)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not await condition():
                 self.world.time.set(self.world.time.now() + MINUTE)
                 await asyncio.sleep(0.01)

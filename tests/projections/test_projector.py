@@ -153,7 +153,7 @@ class _Watch:
         task.add_done_callback(self._tasks.discard)
 
     async def until(self, condition: Any) -> None:
-        async with asyncio.timeout(30), self._changed:
+        async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(condition)
 
 

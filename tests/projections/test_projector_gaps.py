@@ -22,7 +22,7 @@ class Telling:
         self.troubles: asyncio.Queue[Exception] = asyncio.Queue()
 
     async def next(self) -> Exception:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await self.troubles.get()
 
     async def hole(self) -> int:
@@ -66,7 +66,7 @@ async def test_before_a_hole_it_waits_tells_and_goes_on_when_it_is_filled(world:
 
         async with world.engine.begin() as connection:  # as `bahi archive import` does
             await world.archive.store(connection, missing)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await world.archive.last_position() < await world.log.last_position():  # noqa: ASYNC110 (nothing tells)
                 await asyncio.sleep(0.001)
         await projector.stop()
@@ -137,7 +137,7 @@ async def test_what_another_one_archived_and_trimmed_meanwhile_is_no_hole(world:
     await world.trim(2)
     await world.create(3)
     running = asyncio.create_task(projector.run())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await world.archive.last_position() < 3:  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0.001)
     await projector.stop()

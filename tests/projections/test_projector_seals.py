@@ -87,7 +87,7 @@ async def test_a_running_projector_seals_by_itself_and_the_rest_at_its_end(world
     watch = ArchiveWatch(world.log)
     assert await watch.reached(19, 30)
     world.time.set(world.time.now() + MINUTE)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await sealed(world):  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0.001)
     await world.create(2)
@@ -124,7 +124,7 @@ async def test_an_archive_that_was_restored_under_it_is_brought_up_again(world: 
     await world.execute("DELETE FROM events WHERE position > 7 RETURNING 1")
     await world.execute("UPDATE checkpoint SET position = 7 RETURNING 1")
     world.time.set(world.time.now() + MINUTE)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await world.execute("SELECT count(*) FROM events") != [(19,)]:  # noqa: ASYNC110 (nothing tells)
             await asyncio.sleep(0.001)
     await projector.stop()

@@ -38,7 +38,7 @@ async def _rows(world: World) -> list[Any]:
 
 async def _nothing_is_left(world: World) -> None:
     """The server drops what a connection made once it sees that it has gone."""
-    async with asyncio.timeout(10), world.engine.connect() as connection:
+    async with asyncio.timeout(60), world.engine.connect() as connection:
         while await connection.scalar(text("SELECT count(*) FROM pg_class WHERE relpersistence = 't'")):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

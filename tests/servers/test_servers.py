@@ -279,7 +279,7 @@ def test_a_forked_child_does_not_hold_the_folder(home: Path) -> None:
     with EmbeddedRedis(home) as server:
         assert server.adopted
     parent.stdin.close()
-    assert until(lambda: not alive_on(child), 10)
+    assert until(lambda: not alive_on(child), 60)
 
 
 def test_postgres_keeps_its_data_over_a_kill(home: Path) -> None:

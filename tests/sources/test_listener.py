@@ -404,7 +404,7 @@ async def test_a_stop_hit_while_the_log_is_away_is_triggered_when_it_is_back(
             for cents in range(105, 100, -1):  # one stop after the other, and back up
                 feed.tick(tick(str(cents), real_clock.now()))
             feed.tick(tick("120", real_clock.now()))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await noted.down.wait()
             await asyncio.to_thread(server.start)
             found = await wait_for(log, 5, StoplossTriggered)

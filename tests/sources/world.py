@@ -129,7 +129,7 @@ async def history(log: EventLog, *types: type[Event], after: int = 0) -> list[Re
     return [each async for each in log.read(after) if isinstance(each.event, types)]
 
 
-async def wait_for(log: EventLog, count: int, *types: type[Event], seconds: float = 20) -> list[Recorded]:
+async def wait_for(log: EventLog, count: int, *types: type[Event], seconds: float = 60) -> list[Recorded]:
     """The first `count` events of these types, as soon as the log has them."""
     found: list[Recorded] = []
     async with asyncio.timeout(seconds), aclosing(cast(Any, log.follow(0))) as events:
@@ -143,7 +143,7 @@ async def wait_for(log: EventLog, count: int, *types: type[Event], seconds: floa
 
 async def until(condition: Callable[[], bool]) -> None:
     """As soon as the condition holds; the other tasks run meanwhile."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 (what is waited for tells nobody)
             await asyncio.sleep(0)
 
