@@ -1,8 +1,20 @@
 """advance: a strategy's next step. Called on every wake-up, by whoever saw one; the state decides (architecture §1)."""
 
-from domain.decide import decide_next
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from domain.decide import Decision, decide_next
+from domain.facts import Facts
+from domain.strategy import State
 from handlers.decider import Turn, Wake, take_turn
 from handlers.desk import Desk
+
+__all__ = ["AROUND", "DecideNext", "advance"]
+
+DecideNext = Callable[[State, Facts], Decision]
+
+AROUND: ContextVar[Callable[[DecideNext], DecideNext] | None] = ContextVar("around_decide_next", default=None)
+"""What goes around `decide_next` in this context and in every task begun there, to record what is decided on what."""
 
 
 async def advance(desk: Desk, strategy_id: int, wake: Wake) -> Turn:
@@ -11,5 +23,5 @@ async def advance(desk: Desk, strategy_id: int, wake: Wake) -> Turn:
     Deciding to do nothing is appended, too: it acknowledges the wake-up and sets the timer to what is waited for now.
     Raises LogUnavailable, LogLost; CorruptState, Undecidable and the like are poison.
     """
-
-    return await take_turn(desk, strategy_id, decide_next, wake)
+    around = AROUND.get()
+    return await take_turn(desk, strategy_id, decide_next if around is None else around(decide_next), wake)

@@ -68,6 +68,7 @@ _EXPLAINED: Final = (
     ("brokers.paper.seeded", "PlanError"),
     ("simulation.ticks", "TickFileError"),
     ("domain.calendar", "UnknownYear"),
+    ("bahi.histories.files", "HistoryError"),
 )
 """Errors whose message says what is wrong and what to do. Found among the loaded modules: whoever raised one has it."""
 
