@@ -80,15 +80,15 @@ def hold(holds: bool, what: str) -> None:
 
 
 class Checker:
-    """One reading of a whole log."""
+    """A reading of a whole log: of `records` by `check`, or of one record after the other by `feed`."""
 
     def __init__(
         self,
-        records: Sequence[Recorded],
-        rows: Sequence[Row],
-        trades: Sequence[Trade],
+        records: Sequence[Recorded] = (),
+        rows: Sequence[Row] = (),
+        trades: Sequence[Trade] = (),
         *,
-        log_ids: Collection[str],
+        log_ids: Collection[str] = (),
         accounts: Mapping[str, int],
         unreadable: frozenset[int] = frozenset(),
     ) -> None:
@@ -106,10 +106,29 @@ class Checker:
         self.surfaced: set[Tag] = set()
         """Orders that showed up after they had been finalized as not placed."""
         self.found: list[str] = []
+        self._positions: list[int] = []
+        self._versions: defaultdict[int, int] = defaultdict(int)
+        self._ids: set[str] = set()
+        self._time: Instant = 0
+        self._open: defaultdict[int, set[Tag]] = defaultdict(set)
+        self._finals: dict[Tag, Final] = {}
+        self._last_of_kind: dict[tuple[int, int, Kind], Tag] = {}
+        self._retried: set[Tag] = set()
 
     def check(self) -> None:
+        for record in self.records:
+            self.feed(record)
+        self.conclude()
+
+    def feed(self, record: Recorded) -> None:
+        """The next record of the log; what is wrong with it is in `found`."""
+        self._sound(record)
+        self._follow(record)
+
+    def conclude(self) -> None:
+        """After the last record: what only the whole log and the book can tell. Raises Violations."""
         self._gapless()
-        self._replay()
+        self._looked_after()
         self._book()
         if self.found:
             raise Violations("\n".join(self.found))
@@ -152,95 +171,92 @@ class Checker:
         self.found.append(f"{rule}: {what}")
 
     def _gapless(self) -> None:
-        """8: positions and versions are gapless, ids are unique, causes exist."""
-        positions = sorted([record.position for record in self.records] + list(self.unreadable))
+        """8: positions are gapless."""
+        positions = sorted(self._positions + list(self.unreadable))
         if positions != list(range(1, len(positions) + 1)):
             self._complain("8", f"positions are not gapless: {positions}")
-        versions: defaultdict[int, int] = defaultdict(int)
-        ids: set[str] = set()
-        time = 0
-        for record in self.records:
-            where = f"position {record.position} {record.event.type}"
-            if record.strategy_id and record.event.versioned:
-                versions[record.strategy_id] += 1
-                if record.version != versions[record.strategy_id] and not self.unreadable:
-                    self._complain("8", f"{where}: version {record.version}, not {versions[record.strategy_id]}")
-            if record.event_id in ids:
-                self._complain("8", f"{where}: {record.event_id} twice")
-            ids.add(record.event_id)
-            if record.causation_id and record.causation_id not in ids and not self.unreadable:
-                self._complain("8", f"{where}: its cause {record.causation_id} is not before it")
-            if record.recorded_at < time:
-                self._complain("8", f"{where}: time runs backwards")
-            time = record.recorded_at
 
-    def _replay(self) -> None:
-        open_tags: defaultdict[int, set[Tag]] = defaultdict(set)
-        finals: dict[Tag, Final] = {}
-        last_of_kind: dict[tuple[int, int, Kind], Tag] = {}
-        retried: set[Tag] = set()
-        for record in self.records:
-            strategy_id, event = record.strategy_id, record.event
-            if not strategy_id:
-                continue
-            state = self.states.setdefault(strategy_id, initial(strategy_id, record.user_id))
-            where = f"position {record.position}, strategy {strategy_id}"
-            if record.user_id != state.user_id:
-                self._complain("10", f"{where}: {event.type} of user {record.user_id}, not {state.user_id}")
-            match event:
-                case Intent(tag=tag, kind=kind):
-                    self._placed(where, state, event, finals)
-                    before = last_of_kind.get((strategy_id, state.run, kind))
-                    if before is not None and before not in finals:
-                        self._complain("12", f"{where}: {kind} again, and {before} has not ended")
-                    if before is not None and finals.get(before) is Final.REJECTED and before not in retried:
-                        self._complain("12", f"{where}: {kind} again without a back-off")
-                    last_of_kind[strategy_id, state.run, kind] = tag
-                    if tag in self.intents:
-                        self._complain("9", f"{where}: the tag {tag} twice")
-                    asked = event.request
-                    self.intents[tag] = Asked(record, kind, state.run, asked.symbol, asked.quantity, asked.product)
-                    open_tags[strategy_id].add(tag)
-                    if len(open_tags[strategy_id] - self.surfaced) > 1:
-                        self._complain("1", f"{where}: unresolved are {open_tags[strategy_id]}")
-                case OrderRecovered(tag=tag):
-                    if tag in self.intents:
-                        self._complain("9", f"{where}: {tag} is recovered and was never lost")
-                    self.intents[tag] = Asked(
-                        record, event.kind, event.run, event.symbol, event.quantity, event.product
-                    )
-                    open_tags[strategy_id].add(tag)
-                    if evolve(state, event).lock_state != tag:
-                        self.surfaced.add(tag)
-                case OrderFinalized(tag=tag, final=final):
-                    if tag not in self.intents:
-                        self._complain("9", f"{where}: {tag} ends and never began")
-                    if tag in finals and finals[tag] is not Final.NOT_PLACED and tag not in self.surfaced:
-                        self._complain("9", f"{where}: {tag} ends twice")
-                    finals[tag] = final
-                    open_tags[strategy_id].discard(tag)
-                case OrderAccepted(tag=tag) | OrderFilled(tag=tag) if finals.get(tag) is Final.NOT_PLACED:
+    def _sound(self, record: Recorded) -> None:
+        """8: versions are gapless, ids are unique, causes exist."""
+        where = f"position {record.position} {record.event.type}"
+        self._positions.append(record.position)
+        if record.strategy_id and record.event.versioned:
+            self._versions[record.strategy_id] += 1
+            if record.version != self._versions[record.strategy_id] and not self.unreadable:
+                self._complain("8", f"{where}: version {record.version}, not {self._versions[record.strategy_id]}")
+        if record.event_id in self._ids:
+            self._complain("8", f"{where}: {record.event_id} twice")
+        self._ids.add(record.event_id)
+        if record.causation_id and record.causation_id not in self._ids and not self.unreadable:
+            self._complain("8", f"{where}: its cause {record.causation_id} is not before it")
+        if record.recorded_at < self._time:
+            self._complain("8", f"{where}: time runs backwards")
+        self._time = record.recorded_at
+
+    def _follow(self, record: Recorded) -> None:
+        strategy_id, event = record.strategy_id, record.event
+        if not strategy_id:
+            return
+        finals, open_tags = self._finals, self._open[strategy_id]
+        state = self.states.setdefault(strategy_id, initial(strategy_id, record.user_id))
+        where = f"position {record.position}, strategy {strategy_id}"
+        if record.user_id != state.user_id:
+            self._complain("10", f"{where}: {event.type} of user {record.user_id}, not {state.user_id}")
+        match event:
+            case Intent(tag=tag, kind=kind):
+                self._placed(where, state, event, finals)
+                before = self._last_of_kind.get((strategy_id, state.run, kind))
+                if before is not None and before not in finals:
+                    self._complain("12", f"{where}: {kind} again, and {before} has not ended")
+                if before is not None and finals.get(before) is Final.REJECTED and before not in self._retried:
+                    self._complain("12", f"{where}: {kind} again without a back-off")
+                self._last_of_kind[strategy_id, state.run, kind] = tag
+                if tag in self.intents:
+                    self._complain("9", f"{where}: the tag {tag} twice")
+                asked = event.request
+                self.intents[tag] = Asked(record, kind, state.run, asked.symbol, asked.quantity, asked.product)
+                open_tags.add(tag)
+                if len(open_tags - self.surfaced) > 1:
+                    self._complain("1", f"{where}: unresolved are {sorted(open_tags)}")
+            case OrderRecovered(tag=tag):
+                if tag in self.intents:
+                    self._complain("9", f"{where}: {tag} is recovered and was never lost")
+                self.intents[tag] = Asked(record, event.kind, event.run, event.symbol, event.quantity, event.product)
+                open_tags.add(tag)
+                if evolve(state, event).lock_state != tag:
                     self.surfaced.add(tag)
-                    open_tags[strategy_id].add(tag)
-                case OrderRetryRequired(tag=tag):
-                    retried.add(tag)
-                case CancelRequested(tag=tag) | ModifyRequested(tag=tag) if tag not in self.intents:
-                    self._complain("9", f"{where}: {event.type} of {tag}, which never began")
-                case SafetyAbort(run=run):
-                    if run > record.version:
-                        self._complain("6", f"{where}: abort of run {run}, which is to come")
-                case StrategyStopped():
-                    # what is placed after the end is asked for by somebody: that is the answer
-                    for key in [key for key in last_of_kind if key[0] == strategy_id]:
-                        del last_of_kind[key]
-                case StrategyStarted() if open_tags[strategy_id] - self.surfaced:
-                    self._complain("1", f"{where}: started with {open_tags[strategy_id]} unresolved")
-            apply(state, event)
-            state.updated_at = record.recorded_at if event.versioned else state.updated_at
-            state.position_in_log = record.position if event.versioned else state.position_in_log
-            self._of_one_mind(where, state, open_tags[strategy_id])
+            case OrderFinalized(tag=tag, final=final):
+                if tag not in self.intents:
+                    self._complain("9", f"{where}: {tag} ends and never began")
+                if tag in finals and finals[tag] is not Final.NOT_PLACED and tag not in self.surfaced:
+                    self._complain("9", f"{where}: {tag} ends twice")
+                finals[tag] = final
+                open_tags.discard(tag)
+            case OrderAccepted(tag=tag) | OrderFilled(tag=tag) if finals.get(tag) is Final.NOT_PLACED:
+                self.surfaced.add(tag)
+                open_tags.add(tag)
+            case OrderRetryRequired(tag=tag):
+                self._retried.add(tag)
+            case CancelRequested(tag=tag) | ModifyRequested(tag=tag) if tag not in self.intents:
+                self._complain("9", f"{where}: {event.type} of {tag}, which never began")
+            case SafetyAbort(run=run):
+                if run > record.version:
+                    self._complain("6", f"{where}: abort of run {run}, which is to come")
+            case StrategyStopped():
+                # what is placed after the end is asked for by somebody: that is the answer
+                for key in [key for key in self._last_of_kind if key[0] == strategy_id]:
+                    del self._last_of_kind[key]
+            case StrategyStarted() if open_tags - self.surfaced:
+                self._complain("1", f"{where}: started with {sorted(open_tags)} unresolved")
+        apply(state, event)
+        state.updated_at = record.recorded_at if event.versioned else state.updated_at
+        state.position_in_log = record.position if event.versioned else state.position_in_log
+        self._of_one_mind(where, state, open_tags)
+
+    def _looked_after(self) -> None:
+        """9: what has not ended is known to its strategy."""
         for strategy_id, state in self.states.items():
-            for tag in open_tags[strategy_id]:
+            for tag in sorted(self._open[strategy_id]):
                 order = state.find(tag)
                 if order is None or order.resolved:
                     self._complain("9", f"strategy {strategy_id}: {tag} has neither ended nor is it looked after")

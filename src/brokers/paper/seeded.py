@@ -42,7 +42,7 @@ class Rates(Struct, frozen=True, kw_only=True):
     """After acceptance, within 2 s, curable."""
     timeout_exists: float = 0
     timeout_surfaces: float = 0
-    """Unanswered, and the order surfaces after 8 to 90 s."""
+    """Unanswered, and the order surfaces after a while, by default 8 to 90 s."""
     timeout_never: float = 0
 
     partial: float = 0
@@ -69,7 +69,15 @@ _RATES = tuple(field.name for field in fields(Rates))
 class SeededPlan:
     """Draws each order's script from (seed, tag): the same in every process, in any order of calls."""
 
-    def __init__(self, seed: int, rates: Rates, *, latency: Duration = 0, timeout: Duration = 7 * SECOND) -> None:
+    def __init__(
+        self,
+        seed: int,
+        rates: Rates,
+        *,
+        latency: Duration = 0,
+        timeout: Duration = 7 * SECOND,
+        surfaces: tuple[Duration, Duration] = (8 * SECOND, 90 * SECOND),
+    ) -> None:
         """Raises PlanError when a rate is not a probability or the outcomes of placing sum to more than 1."""
         for name in _RATES:
             if not 0 <= getattr(rates, name) <= 1:
@@ -80,6 +88,7 @@ class SeededPlan:
         self._rates = rates
         self._latency = latency
         self._timeout = timeout
+        self._surfaces = surfaces
 
     def for_order(self, request: OrderRequest, n: int) -> Script:
         dice = _Dice(self._seed, request.tag)
@@ -108,7 +117,7 @@ class SeededPlan:
             case "timeout_exists":
                 return {"lost": Lost(surfaces=0, timeout=self._timeout)}
             case "timeout_surfaces":
-                surfaces = dice.integer("timeout_surfaces.after", 8 * SECOND, 90 * SECOND)
+                surfaces = dice.integer("timeout_surfaces.after", *self._surfaces)
                 return {"lost": Lost(surfaces=surfaces, timeout=self._timeout)}
             case "timeout_never":
                 return {"lost": Lost(surfaces=None, timeout=self._timeout)}

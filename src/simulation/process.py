@@ -1,0 +1,200 @@
+"""One process of a simulated world: it starts as `bahi run ROLE` does, is stepped, dies, and is started again."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Any, Final
+
+from domain.calendar import Calendar
+from domain.facts import Policy
+from domain.values import SECOND, Duration, Instant
+from eventstore.archive import OUTAGES, PostgresArchive
+from eventstore.entries import check_log
+from eventstore.envelope import NewEvent
+from eventstore.errors import LogLost, LogUnavailable, NeedsRecovery
+from eventstore.keys import Keys
+from eventstore.log import EventLog
+from eventstore.open import open_log
+from eventstore.vouching import vouch
+from handlers.desk import Desk
+from projections.recovery import recover
+from projections.runtime import DEFAULTS
+from simulation.outside import ProcessClock
+from simulation.roles import Role
+from simulation.wire import Wire
+
+__all__ = ["Kind", "Process", "State"]
+
+TRY_AGAIN: Final[Duration] = SECOND // 10
+"""How long a process waits after a call that was not answered."""
+
+
+class Kind(StrEnum):
+    """What a process does: one role each, as when they are spread over hosts."""
+
+    WORKER = "worker"
+    SCHEDULER = "scheduler"
+    MARKET = "market"
+    UPDATES = "updates"
+    ARCHIVE = "archive"
+    API = "api"
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    IDLE = "idle"
+    STEPPING = "stepping"
+    WAITING = "waiting"
+    """For the log, or for PostgreSQL, to answer again."""
+    LOST = "lost"
+    """The log is not the one that it was: the process is to be started anew."""
+    BROKEN = "broken"
+    """An error that nothing explains: a defect."""
+
+
+Restoring = Callable[[], asyncio.Lock]
+
+
+class Process:
+    """`equip` makes the role when the log is open. `restoring` is held while the log is restored: one at a time."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        wire: Wire,
+        clock: ProcessClock,
+        *,
+        redis_url: str,
+        archive: PostgresArchive,
+        policy: Policy,
+        calendar: Calendar,
+        chance: random.Random,
+        restoring: asyncio.Lock,
+        desk: Callable[[EventLog, "Process"], Desk],
+        equip: Callable[[Desk, "Process"], Role],
+        writer: str,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.wire = wire
+        self.clock = clock
+        self.state = State.STARTING
+        self.paused_until: Instant = 0
+        self.retry_at: Instant = 0
+        self.moves = -1
+        """How many appends there had been when it was stepped last."""
+        self.error: BaseException | None = None
+        self.recovered = 0
+        self.log: EventLog | None = None
+        self.role: Role | None = None
+        self._redis_url = redis_url
+        self._archive = archive
+        self._policy = policy
+        self._calendar = calendar
+        self._chance = chance
+        self._restoring = restoring
+        self._make_desk = desk
+        self._equip = equip
+        self._writer = writer
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        self._run(self._start(), State.STARTING)
+
+    def step(self) -> None:
+        self._run(self._step(), State.STEPPING)
+
+    def kill(self) -> None:
+        """As kill -9. Wait for the traffic to rest afterwards."""
+        self.wire.cut()
+
+    async def bury(self) -> None:
+        """Its connections are closed, as the operating system would."""
+        if self.role is not None:
+            self.role.drop()
+        if self.log is not None:
+            await self.log.aclose()
+
+    def due(self) -> Instant | None:
+        """When it is to be stepped by the clock."""
+        if self.state is State.WAITING:
+            return self.retry_at
+        return self.role.due() if self.state is State.IDLE and self.role is not None else None
+
+    # --- what runs in it ---------------------------------------------------------------------------------------------
+
+    def _run(self, work: Any, state: State) -> None:
+        self.state = state
+        with self.wire.inside():
+            self._task = asyncio.get_running_loop().create_task(self._guarded(work), name=f"{self.name} {state}")
+
+    async def _guarded(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+            self.state = State.IDLE
+        except LogLost as error:
+            self.error, self.state = error, State.LOST
+        except (LogUnavailable, *OUTAGES) as error:
+            self.error, self.state = error, State.WAITING
+            self.retry_at = self.clock.now() - self.clock.offset + TRY_AGAIN
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.error, self.state = error, State.BROKEN
+
+    async def _start(self) -> None:
+        if self.log is None:
+            self.log = await self._open()
+        desk = self._make_desk(self.log, self)
+        role = self._equip(desk, self)
+        await role.begin()
+        self.role = role
+
+    async def _open(self) -> EventLog:
+        while True:
+            try:
+                return await open_log(
+                    self._redis_url,
+                    clock=self.clock,
+                    defaults=DEFAULTS,
+                    writer=self._writer,
+                    allow_weak=True,
+                    archive=self._archive,
+                    random=self._random,
+                )
+            except NeedsRecovery:
+                async with self._restoring:
+                    done = await recover(
+                        self._redis_url,
+                        self._archive,
+                        keys=Keys(),
+                        clock=self.clock,
+                        defaults=DEFAULTS,
+                        policy=self._policy,
+                        random=self._random,
+                    )
+                self.recovered += done is not None
+
+    async def _step(self) -> None:
+        if self.role is None:
+            await self._start()
+            return
+        assert self.log is not None  # noqa: S101 (it has a role)
+        await self.role.step()
+
+    async def witness(self) -> None:
+        """As every process does every second: is Redis the one that it was, and the log no shorter?"""
+        assert self.log is not None  # noqa: S101
+        if await vouch(self.log):
+            from domain.events import SystemRecovery
+
+            told = SystemRecovery(
+                old_epoch=self.log.epoch, new_epoch=self.log.epoch, lost={"redis": "RESTARTED"}, restored={}
+            )
+            await self.log.append([NewEvent(told)])
+        await check_log(self.log, self.log.seen)
+
+    def _random(self, length: int) -> str:
+        return "".join(self._chance.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=length))

@@ -1,0 +1,102 @@
+"""Where simulated lives take place: a real Redis and a real PostgreSQL, emptied between two lives."""
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import psycopg
+from redis import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from bahi.database.engine import create_engine
+from bahi.database.migrate import migrate
+from bahi.database.tables import metadata
+from bahi.drill.damage import tear
+from bahi.servers import EmbeddedPostgres, EmbeddedRedis
+from eventstore.keys import Keys
+
+__all__ = ["Stage", "open_stage"]
+
+HASTY: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+"""Nobody pulls the plug on a simulation; what a crash of the server may lose is torn off on purpose."""
+GROWN: Final = 16 * 1024 * 1024
+"""Bytes of the append-only file after which it is begun anew."""
+LOG_ID: Final = "SIML"
+"""What the tags of every life's orders begin with: upon the tags depends what the broker does."""
+
+
+class Stage:
+    """Use `open_stage`. One life at a time."""
+
+    def __init__(self, redis: EmbeddedRedis, postgres_url: str, engine: AsyncEngine) -> None:
+        self.redis = redis
+        self.engine = engine
+        self._postgres_url = postgres_url.replace("+psycopg", "", 1)
+        self._tables = [table.name for table in reversed(metadata.sorted_tables) if table.name != "seal_keys"]
+        self._dirty = True
+
+    @property
+    def redis_url(self) -> str:
+        return self.redis.url
+
+    def client(self) -> "Redis":
+        """A blocking client for looking at Redis from outside of the simulation."""
+        return self.redis.client()
+
+    def clear(self) -> None:
+        """As new."""
+        if not self.redis.is_running:
+            self.redis.start()
+        self._begin_file_anew()
+        with self.client() as client:
+            client.flushall()
+            client.script_flush()
+            client.set(Keys().log_id, LOG_ID)
+        with psycopg.connect(self._postgres_url) as connection:
+            for name in self._tables:
+                connection.execute(f"DELETE FROM {name}".encode())  # an empty table is emptied faster than truncated
+
+    def _begin_file_anew(self) -> None:
+        files = [*self.redis.folder.glob("appendonlydir/*.aof"), *self.redis.folder.glob("appendonly.aof")]
+        if sum(file.stat().st_size for file in files) > GROWN:
+            self.redis.kill()
+            for file in files:
+                file.unlink()
+            (self.redis.folder / "dump.rdb").unlink(missing_ok=True)
+            self.redis.start()
+
+    # --- what happens to Redis ---------------------------------------------------------------------------------------
+
+    def restart_redis(self) -> None:
+        self.redis.kill()
+        self.redis.start()
+
+    def tear_redis(self, chance: random.Random) -> int:
+        """Killed, the end of its file torn off, started again; how many bytes are gone."""
+        self.redis.kill()
+        torn = tear(self.redis.folder, chance)
+        self.redis.start()
+        return torn
+
+    def empty_redis(self) -> None:
+        with self.client() as client:
+            client.flushall()
+
+
+@contextmanager
+def open_stage(home: Path) -> Iterator[Stage]:
+    """Servers of its own in `home`."""
+    with (
+        EmbeddedRedis(home, appendfsync="no", config={"save": ""}) as redis,
+        EmbeddedPostgres(home, config=HASTY) as postgres,
+    ):
+        migrate(postgres.url)
+        engine = create_engine(postgres.url, size=20)
+        try:
+            yield Stage(redis, postgres.url, engine)
+        finally:
+            asyncio.run(engine.dispose())

@@ -1,0 +1,95 @@
+"""Whoever watches a simulated life: reads the log from outside as it grows, and holds the invariants against it.
+
+After every step what is new is read and checked (`look`); when nothing moves, the live states are compared with the
+fold of the log (`compare`). Both ask Redis past all wires, so that watching changes nothing.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from redis import Redis
+
+from domain.strategy import State
+from eventstore.envelope import Raw, Recorded, decode
+from eventstore.keys import CLASSES, Keys
+from eventstore.reading import parse
+from projections.runtime import decode_state, differences
+from simulation.invariants import Checker
+
+__all__ = ["Watch"]
+
+
+class Watch:
+    """`tell` hears of every event once, in the log's order."""
+
+    def __init__(self, redis: "Redis", accounts: Mapping[str, int], tell: Callable[[Recorded], None]) -> None:
+        self._redis = redis
+        self._accounts = accounts
+        self._tell = tell
+        self._keys = Keys()
+        self._touched: set[int] = set()
+        self.types: Counter[str] = Counter()
+        self.begin_anew([])
+
+    def begin_anew(self, history: list[Recorded]) -> None:
+        """The log was restored: what it holds now is its history."""
+        self.checker = Checker(accounts=self._accounts)
+        self.position = 0
+        self.epoch = self._redis.get(self._keys.epoch)
+        for recorded in history:
+            self._take(recorded, told=True)
+
+    def look(self) -> int:
+        """Reads what is new, and checks it; how much that was."""
+        pipe = self._redis.pipeline(transaction=False)
+        for each in CLASSES:
+            pipe.xrange(self._keys.streams[each], f"{self.position + 1}-0", "+")
+        raws: list[Raw] = []
+        for each, entries in zip(CLASSES, pipe.execute(), strict=True):
+            for entry_id, fields in entries:
+                flat: list[Any] = [part for pair in fields.items() for part in pair]
+                raws.append(parse((entry_id, flat), each))
+        raws.sort(key=lambda raw: raw.position)
+        for raw in raws:
+            self._take(decode(raw), told=False)
+        return len(raws)
+
+    def _take(self, recorded: Recorded, *, told: bool) -> None:
+        self.position = recorded.position
+        self.checker.feed(recorded)
+        if recorded.strategy_id:
+            self._touched.add(recorded.strategy_id)
+        if not told:
+            self.types[recorded.event.type] += 1
+            self._tell(recorded)
+
+    def compare(self) -> list[str]:
+        """7: where a live state is not the fold of the log. Only what changed since the last call is looked at."""
+        touched = sorted(self._touched)
+        self._touched.clear()
+        pipe = self._redis.pipeline(transaction=False)
+        for strategy_id in touched:
+            pipe.hgetall(self._keys.strategy(strategy_id))
+            pipe.hgetall(self._keys.runtime(strategy_id))
+        answers: list[Any] = pipe.execute() if touched else []
+        found = []
+        for number, strategy_id in enumerate(touched):
+            strategy, runtime = (_text(answer) for answer in answers[2 * number : 2 * number + 2])
+            live = decode_state(strategy_id, strategy, runtime)
+            if wrong := differences(self.checker.states[strategy_id], live):
+                found.append(f"7: strategy {strategy_id}: (fold, live) {wrong}")
+        return found
+
+    def next_timer(self) -> int | None:
+        """When the first strategy that waits for time is due."""
+        first: Any = self._redis.zrange(self._keys.timers, 0, 0, withscores=True)
+        return int(first[0][1]) if first else None
+
+    def states(self) -> dict[int, State]:
+        """The fold of the log."""
+        return dict(sorted(self.checker.states.items()))
+
+
+def _text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in fields.items()}
