@@ -9,7 +9,7 @@ import asyncio
 import datetime as dt
 import heapq
 import random
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from itertools import count
 from typing import Any, Final
 
@@ -21,18 +21,22 @@ from brokers.paper.plan import FAITHFUL, NEVER, ChangeFault, Plan, Script
 from brokers.paper.seeded import Rates, SeededPlan
 from brokers.port import OrderLimits
 from domain.calendar import load_nse
+from domain.commands import Changes
 from domain.events import BuyTriggered, SellTriggered, StoplossTriggered
 from domain.facts import Policy
-from domain.values import MINUTE, SECOND, Duration, Instant, OrderRequest, Status, Tick
+from domain.values import MINUTE, SECOND, Config, Duration, Instant, OrderRequest, Tick
 from eventstore.archive import PostgresArchive
 from eventstore.clients import POOL
-from eventstore.envelope import NewEvent
+from eventstore.envelope import NewEvent, Recorded
 from eventstore.errors import LogUnavailable
 from eventstore.keys import GROUP, Keys
 from eventstore.log import EventLog
+from eventstore.open import open_log
 from handlers.desk import Desk
+from projections.runtime import DEFAULTS
 from simulation import people
 from simulation.clock import VirtualClock
+from simulation.ending import conclude, final
 from simulation.faults import BROKER, EVERY, Fault, Faults
 from simulation.outside import GatedBrokers, ProcessClock, gated
 from simulation.people import ApiRole, Client, draw_config
@@ -40,7 +44,7 @@ from simulation.process import Kind, Process, State
 from simulation.roles import ArchiveRole, MarketRole, Role, SchedulerRole, UpdatesRole, WorkerRole
 from simulation.stage import Stage
 from simulation.story import Story
-from simulation.street import OPENING, SYMBOLS, Feed, draw_ticks
+from simulation.street import GRID, OPENING, SYMBOLS, Feed, draw_ticks
 from simulation.watch import Watch
 from simulation.wire import Crossing, GatedPool, Traffic, Verdict, Wire, track_tasks
 
@@ -49,6 +53,7 @@ __all__ = ["POLICY", "USERS", "World"]
 CALENDAR: Final = load_nse()
 FIRST_DAY: Final = dt.date(2026, 11, 20)
 USERS: Final = (7, 8)
+ACCOUNTS: Final = {f"PAPER-{user}": user for user in USERS}
 POLICY: Final = Policy(
     send_deadline=2 * SECOND,
     request_timeout=3 * SECOND,
@@ -164,8 +169,10 @@ class World:
         self.redis_away_until: Instant = 0
         self.postgres_away_until: Instant = 0
         self.delayed: dict[Crossing, Instant] = {}
-        self.orders = 0
         self.over = False
+        self.history: list[Recorded] = []
+        self.answered: list[str] = []
+        """The ids of events that a user was told of: their answers came when the archive had them."""
         self._ghosts: list[tuple[Instant, Callable[[], Awaitable[Any]]]] = []
         self._script: list[tuple[Instant, int, Callable[[], None]]] = []
         self._number = count()
@@ -176,6 +183,8 @@ class World:
         self._starts: dict[str, int] = {}
         self._restoring = asyncio.Lock()
         self._feed = Feed(self.chance, self.faults)
+        self._by_hand: list[int] = []
+        self._others: list[asyncio.Task[Any]] = []
 
     # --- a life ------------------------------------------------------------------------------------------------------
 
@@ -187,26 +196,55 @@ class World:
         POOL.set(GatedPool)
         self.stage.clear()
         self._looker = self.stage.client()
-        self.watch = Watch(self._looker, {f"PAPER-{user}": user for user in USERS}, self.story.event)
+        self.watch = Watch(self._looker, ACCOUNTS, self.story.event)
         self._write_script()
         try:
             for name, kind in CREW:
                 self._hire(name, kind)
             await self._conduct()
+            await self._let_go()
+            if not self.found:
+                await self._conclude()
         finally:
-            for process in self.processes.values():
-                process.kill()
-            await self.traffic.rest()
-            for process in self.processes.values():
-                await process.bury()
+            await self._let_go()
             self._looker.close()
             self.book.close()
             await self.stage.engine.dispose(close=False)
+
+    async def _let_go(self) -> None:
+        """No process is left."""
+        for process in self.processes.values():
+            process.kill()
+        await self.traffic.rest()
+        for process in self.processes.values():
+            await process.bury()
+        self.processes.clear()
+
+    async def _conclude(self) -> None:
+        archive = PostgresArchive(self.stage.engine)
+        log = await open_log(self.stage.redis_url, clock=self.clock, defaults=DEFAULTS, allow_weak=True)
+        log.archive = archive
+        try:
+            self.found, self.history = await conclude(
+                log,
+                archive,
+                self.book,
+                accounts=ACCOUNTS,
+                answered=self.answered,
+                clock=self.clock,
+                calendar=CALENDAR,
+                policy=POLICY,
+                brokers=self.brokers,
+            )
+        finally:
+            await log.aclose()
 
     async def _conduct(self) -> None:
         while not self.over and not self.found:
             await self.traffic.rest()
             await self._mind_processes()
+            while self._by_hand:
+                await self._cancel_by_hand(self._by_hand.pop())
             if self.traffic.count > MOST:
                 self.found.append(f"liveness: no rest after {MOST} calls")
                 return
@@ -510,10 +548,77 @@ class World:
             config = draw_config(chance, lambda at: CALENDAR.wall(at).time(), self.open_at)
             self._ask(begin + SECOND, f"create {strategy_id}", people.create(strategy_id, user_id, config))
             self._ask(begin + 2 * SECOND, f"start {strategy_id}", people.start(strategy_id))
+            self._write_troubles(strategy_id, user_id, config)
         end = self.open_at + TROUBLED
         for batch in draw_ticks(chance, self.open_at, end):
             self._at(batch[0].at, lambda batch=batch: self._trade(batch))  # type: ignore[misc]
         self._at(end, self._heal)
+
+    def _write_troubles(self, strategy_id: int, user_id: int, config: Config) -> None:
+        """What this strategy's user does at the worst moments: just before and after what is due."""
+        chance = self.chance
+        buy_at, sell_at = (CALENDAR.instant(FIRST_DAY, at) for at in (config.buy_time, config.sell_time))
+
+        def moment() -> Instant:
+            near = chance.choice((buy_at, buy_at, sell_at, chance.randint(self.began_at, sell_at)))
+            return max(near + chance.choice((-SECOND, 0, 0, 200_000, SECOND, 5 * SECOND, 30 * SECOND)), self.clock.now())
+
+        if self.faults.happens(Fault.UPDATE, 0.5):
+            self._ask(at := moment(), f"update {strategy_id}", people.update(strategy_id, self._changes(config, at)))
+        if self.faults.happens(Fault.STOP, 0.25):
+            self._ask(moment(), f"stop {strategy_id}", people.stop(strategy_id, square_off=False))
+        if self.faults.happens(Fault.SQUARE_OFF, 0.3):
+            self._ask(moment(), f"stop {strategy_id}, square off", people.stop(strategy_id, square_off=True))
+        if self.faults.happens(Fault.FORCE_STOP, 0.15):
+            self._ask(moment(), f"force-stop {strategy_id}", people.force_stop(strategy_id, user_id))
+        if self.faults.happens(Fault.HALT, 0.15):
+            square_off = chance.random() < 0.5
+            self._ask(at := moment(), f"halt {user_id}", people.halt(user_id, square_off=square_off))
+            self._ask(at + chance.randint(0, 2 * MINUTE), f"resume {user_id}", people.resume(user_id))
+        if self.faults.happens(Fault.RESTART, 0.5):
+            soon = chance.randint(sell_at, sell_at + 2 * MINUTE)
+            self._ask(soon, f"update {strategy_id}", people.update(strategy_id, self._later(soon)))
+            self._ask(soon + SECOND, f"start {strategy_id}", people.start(strategy_id))
+        if self.faults.happens(Fault.SESSION_LOST, 0.15):
+            self._at(at := moment(), lambda: self._disconnect(user_id))
+            self._at(at + chance.choice((SECOND, 10 * SECOND, MINUTE)), lambda: self.connected.add(user_id))
+        if self.faults.knows(Fault.CANCEL_BY_HAND) and chance.random() < 0.3:
+            self._at(moment(), lambda: self._by_hand.append(user_id))
+
+    def _changes(self, config: Config, at: Instant) -> Changes:
+        match self.chance.randrange(4):
+            case 0:
+                return Changes(stop_loss=config.stop_loss + self.chance.choice((-40, -10, 10, 40)) * GRID)
+            case 1:
+                return Changes(quantity=self.chance.choice((2, 5, 30)))
+            case 2:
+                return Changes(sell_time=_wall_time(at + self.chance.randint(10, 200) * SECOND))
+            case _:
+                return Changes(buy_time=_wall_time(at + self.chance.randint(1, 60) * SECOND))
+
+    def _later(self, now: Instant) -> Changes:
+        return Changes(
+            buy_time=_wall_time(now + self.chance.randint(5, 60) * SECOND),
+            sell_time=_wall_time(now + self.chance.randint(70, 200) * SECOND),
+        )
+
+    def _disconnect(self, user_id: int) -> None:
+        self.connected.discard(user_id)
+        self.story.tell(self.clock.now(), "broker", f"the session of user {user_id} is gone")
+
+    async def _cancel_by_hand(self, user_id: int) -> None:
+        """The user cancels at the broker's own counter whatever is open."""
+        account = f"PAPER-{user_id}"
+        for order in await self.book.read(lambda rows: rows.live_of(account)):
+            if order.placed_at <= self.clock.now():
+                self.faults.note(Fault.CANCEL_BY_HAND)
+                self.story.tell(self.clock.now(), "broker", f"user {user_id} cancels {order.tag} by hand")
+                self._background(self.exchange.cancel(account, str(order.order_id)))
+                return
+
+    def _background(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Done by nobody of ours; the clock may have to move on before it is."""
+        self._others.append(asyncio.get_running_loop().create_task(work))
 
     def _ask(self, at: Instant, told: str, ask: people.Ask) -> None:
         def now() -> None:
@@ -558,15 +663,7 @@ class World:
     def _end(self) -> None:
         self.over = True
         self._look()
-        for strategy_id, state in self.watch.states().items():
-            if state.status not in (Status.CREATED, Status.STOPPED, Status.FAILED):
-                self.found.append(f"liveness: strategy {strategy_id} is {state.status}")
-            if state.unresolved or state.lingering:
-                self.found.append(f"liveness: strategy {strategy_id}: {state.order} {state.lingering}")
-            if state.open_quantity > 0 or state.surfaced > 0:
-                self.found.append(
-                    f"liveness: strategy {strategy_id} holds {state.open_quantity} + {state.surfaced} shares"
-                )
+        self.found += final(self.watch.states())
 
     # --- what the broker sees ----------------------------------------------------------------------------------------
 
@@ -575,6 +672,10 @@ class World:
 
     async def _connected(self) -> set[int]:
         return self.connected
+
+
+def _wall_time(at: Instant) -> dt.time:
+    return CALENDAR.wall(at).time().replace(microsecond=0, tzinfo=None)
 
 
 def _nothing() -> None:
