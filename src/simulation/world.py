@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from itertools import count
 from typing import Any, Final
 
+from msgspec import Struct
+
 from brokers.instruments import BUILT_IN
 from brokers.paper.book import Book
 from brokers.paper.broker import PaperBrokers
@@ -28,7 +30,7 @@ from domain.values import MINUTE, SECOND, Config, Duration, Instant, OrderReques
 from eventstore.archive import PostgresArchive
 from eventstore.clients import POOL
 from eventstore.envelope import NewEvent, Recorded
-from eventstore.errors import LogUnavailable
+from eventstore.errors import LogLost, LogUnavailable
 from eventstore.keys import GROUP, Keys
 from eventstore.log import EventLog
 from eventstore.open import open_log
@@ -134,6 +136,14 @@ def _faults_of(script: Script) -> list[Fault]:
     return found
 
 
+class _Ghost(Struct, frozen=True, eq=False):
+    """A write that arrives at another time than its writer believes."""
+
+    at: Instant
+    wire: Wire
+    write: Callable[[], Awaitable[Any]]
+
+
 class World:
     """One life. `live` it, then look at `found` (what was violated), `faults.fired`, `watch.types`, `story`."""
 
@@ -173,7 +183,7 @@ class World:
         self.history: list[Recorded] = []
         self.answered: list[str] = []
         """The ids of events that a user was told of: their answers came when the archive had them."""
-        self._ghosts: list[tuple[Instant, Callable[[], Awaitable[Any]]]] = []
+        self._ghosts: list[_Ghost] = []
         self._script: list[tuple[Instant, int, Callable[[], None]]] = []
         self._number = count()
         self._sticky = self.chance.choice((0.0, 0.5, 0.9))
@@ -270,7 +280,7 @@ class World:
         if self._last_wire is not None and self.chance.random() < self._sticky:
             crossings = [each for each in crossings if each.wire is self._last_wire] or crossings
         steps = [each for each in self.processes.values() if self._has_work(each, now)]
-        ghosts = [each for each in self._ghosts if each[0] <= now]
+        ghosts = [each for each in self._ghosts if each.at <= now]
         number = self.chance.randrange(len(crossings) + len(steps) + len(ghosts) or 1)
         if number < len(crossings):
             return lambda: self._pass(crossings[number])
@@ -318,13 +328,19 @@ class World:
         if crossing in self.traffic.parked:
             self.traffic.release(crossing)
 
-    async def _haunt(self, ghost: tuple[Instant, Callable[[], Awaitable[Any]]]) -> None:
-        """A write arrives after its writer was told that it had failed, or once more."""
+    async def _haunt(self, ghost: "_Ghost") -> None:
+        """A write arrives after its writer was told that it had failed, or once more. What the dead had to say is
+        lost."""
         self._ghosts.remove(ghost)
+        if not ghost.wire.is_cut:
+            with ghost.wire.inside():
+                asyncio.get_running_loop().create_task(self._arrive(ghost))
+
+    async def _arrive(self, ghost: "_Ghost") -> None:
         try:
-            await ghost[1]()
-        except LogUnavailable:
-            pass
+            await ghost.write()
+        except (LogUnavailable, LogLost):
+            pass  # nobody waits for the answer
         self.moves += 1
 
     # --- faults at a call --------------------------------------------------------------------------------------------
@@ -455,18 +471,21 @@ class World:
     def _desk(self, log: EventLog, process: Process) -> Desk:
         inner = log.append
 
+        def later(events: Sequence[NewEvent], how: dict[str, Any]) -> None:
+            at = self.clock.now() + self._soon()
+            self._ghosts.append(_Ghost(at, process.wire, lambda: inner(events, **how)))
+            self._at(at, _nothing)
+
         async def append(events: Sequence[NewEvent], **how: Any) -> Any:
-            if self._repeatable(events) and self.faults.happens(Fault.WRITE_LATE, 0.02):
-                self._ghosts.append((self.clock.now() + self._soon(), lambda: inner(events, **how)))
-                self._at(self._ghosts[-1][0], _nothing)
+            if self._repeatable(events) and self.faults.happens(Fault.WRITE_LATE, 0.1):
+                later(events, how)
                 raise LogUnavailable("no answer; the write is still on its way")
             try:
                 return await inner(events, **how)
             finally:
                 self.moves += 1
-                if self._repeatable(events) and self.faults.happens(Fault.MESSAGE_REPEATED, 0.02):
-                    self._ghosts.append((self.clock.now() + self._soon(), lambda: inner(events, **how)))
-                    self._at(self._ghosts[-1][0], _nothing)
+                if self._repeatable(events) and self.faults.happens(Fault.MESSAGE_REPEATED, 0.1):
+                    later(events, how)
 
         log.append = append  # type: ignore[method-assign]
         return Desk(
