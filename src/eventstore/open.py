@@ -14,7 +14,7 @@ from eventstore.epochs import held, judge
 from eventstore.errors import NeedsRecovery, PartitionMismatch, ServerTooOld, WeakDurability
 from eventstore.keys import GROUP, PARTITIONS, Keys
 from eventstore.log import Archive, EventLog
-from eventstore.vouching import is_vouched_for
+from eventstore.vouching import is_vouched_for, vouch_for
 
 __all__ = ["OLDEST_SERVER", "REQUIRED_SETTINGS", "check_server", "create_groups", "open_log"]
 
@@ -64,7 +64,9 @@ async def open_log(
             known, archived = await archive.identity()
             judge(here, known, archived)
             if not await is_vouched_for(redis, keys):
-                raise NeedsRecovery("RESTARTED", archived, here.position)
+                if here.lineage:
+                    raise NeedsRecovery("RESTARTED", archived, here.position)
+                await vouch_for(redis, keys)  # killed before the log had begun: nobody can have written into it
         epoch = await _create(redis, keys, random(16))
         here = await held(redis, keys)
         log = EventLog(

@@ -157,6 +157,18 @@ async def test_a_redis_that_knows_less_than_the_archive_is_lost(opened, redis):
         await opened(archive=Knows(3))
 
 
+async def test_a_server_killed_before_the_log_had_begun_has_lost_nothing(opened, redis, partitions):
+    """Found by `bahi prove aof`: without an epoch nobody can have appended, so there is nothing to recover."""
+    keys = Keys(0, hashtag=partitions > 1)
+    await redis.set(keys.server, "another life of this server")
+    await redis.set(keys.log_id, "ABCD")
+    await redis.hset(keys.position, "position", "0")
+    log = await opened(archive=Knows(0), partition=0)
+    assert log.log_id == "ABCD"
+    assert (await log.append([ASKED])).positions == (1,)
+    await opened(archive=Knows(1), partition=0)  # and it counts as whole from now on
+
+
 async def test_a_server_that_is_not_there_is_unavailable(clock):
     with pytest.raises(LogUnavailable):
         await open_log("redis://127.0.0.1:1/0", clock=clock, defaults={})

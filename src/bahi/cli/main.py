@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "restore": "Restore a backup into an empty installation: all of it or nothing.",
     "drill": "Kill and destroy whatever can be, at many moments of a busy day; count what was lost, time the recovery.",
     "history": "Golden histories: what a release recorded, replayed by the program of today.",
+    "prove": "Kill real processes and servers under load, lose replies, cut Redis' file everywhere, mix two versions.",
     "schema": "Export the events' schemas, or check the committed ones.",
     "bench": "Measure the hot paths on embedded servers.",
 }

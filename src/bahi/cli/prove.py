@@ -1,0 +1,253 @@
+"""`bahi prove`: what only real processes, real connections and real files can show, each from a seed."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from msgspec import Struct
+
+from bahi.cli.common import CHECK_FAILED, Json, bar, err, fail, print_json, say, show, sorry, table, verdict
+
+if TYPE_CHECKING:
+    from bahi.prove.aof import CutResult, Golden
+    from bahi.prove.processes import ProcessRun
+    from bahi.prove.rolling import RollingRun
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Kill real processes and servers under load, lose replies, cut Redis' file everywhere, mix two versions.",
+    no_args_is_help=True,
+)
+
+Home = Annotated[
+    Path | None, typer.Option("--home", help="Keep everything in this folder.", show_default="a temporary one")
+]
+Seed = Annotated[int, typer.Option(help="The same seed draws the same faults and the same traders.")]
+SHOWN: Final = 20
+GOLDEN: Final = 5
+"""The seed of a day with a stop that is hit, a rejection and a retry, partial fills and a cancelled rest."""
+
+
+class ProcessReport(Struct, kw_only=True):
+    """What `bahi prove processes --json` ends with. `fired`: of each kind, over all runs; a zero never came."""
+
+    ok: bool
+    fired: dict[str, int]
+    runs: "list[ProcessRun]"
+
+
+class CutReport(Struct, kw_only=True):
+    """What `bahi prove aof --json` ends with. `cuts` is how many there are, `first` to before `last` were run.
+    `recovered` counts why a new epoch began; an empty reason: none did."""
+
+    ok: bool
+    seed: int
+    cuts: int
+    first: int
+    last: int
+    run: int
+    events: int
+    orders: int
+    recovered: dict[str, int]
+    slowest: float
+    seconds: float
+    violations: list[str]
+
+
+@app.command()
+def processes(
+    seed: Seed = 1,
+    runs: Annotated[int, typer.Option(min=1, help="So many, of this seed and those after it.")] = 1,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Kill and stop the processes of bahi run, Redis and PostgreSQL under load, and lose replies on the way.
+
+    A run takes a minute or two. Exits with 1 when something that must hold does not.
+    """
+    from bahi.prove.processes import KINDS, run
+
+    _quiet()
+    done: list[ProcessRun] = []
+    with sorry(), _place(home) as folder, bar("processes", unit="runs", hidden=json) as progress:
+        progress(0, runs)
+        for number in range(seed, seed + runs):
+            done.append(run(number, _own(folder / str(number)), tell=_teller(json or runs > 1)))
+            progress(len(done), runs)
+    report = ProcessReport(
+        ok=all(each.ok for each in done),
+        fired={kind: sum(each.fired[kind] for each in done) for kind in KINDS},
+        runs=done,
+    )
+    if json:
+        print_json(report)
+    else:
+        _show_processes(report)
+    if not report.ok:
+        raise typer.Exit(CHECK_FAILED)
+
+
+@app.command()
+def aof(
+    first: Annotated[int, typer.Option("--from", min=0, help="The number of the first cut.")] = 0,
+    last: Annotated[int | None, typer.Option("--to", min=1, help="The number before which it ends.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="One cut in so many; even numbers see one kind of cut only.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the day that is recorded.")] = GOLDEN,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Cut Redis' append-only file after every command of a day, and within every command; recover, trade on, check.
+
+    With --home the recorded day is kept, and --from takes the work up where it was left.
+    """
+    from bahi.prove.aof import cut_everywhere
+
+    _quiet()
+    golden: list[tuple[Golden, int]] = []
+    results: list[CutResult] = []
+    with sorry(), _place(home) as folder, bar("cuts", unit="cuts", hidden=json) as progress:
+        asked = cut_everywhere(folder, seed, first, last, every=every, began=lambda *it: golden.append(it))
+        for result in asked:
+            results.append(result)
+            total = golden[0][1]
+            progress(len(results), -(-(min(last or total, total) - first) // every))
+    if not results:
+        fail(f"there is no cut {first}: the day of seed {seed} has {golden[0][1]}")
+    day, total = golden[0]
+    report = CutReport(
+        ok=all(each.ok for each in results),
+        seed=seed,
+        cuts=total,
+        first=first,
+        last=min(last or total, total),
+        run=len(results),
+        events=day.events,
+        orders=day.orders,
+        recovered=dict(Counter(each.recovered for each in results)),
+        slowest=max(each.seconds for each in results),
+        seconds=round(sum(each.seconds for each in results), 1),
+        violations=[violation for each in results for violation in each.violations],
+    )
+    if json:
+        print_json(report)
+    else:
+        _show_cuts(report)
+    if not report.ok:
+        raise typer.Exit(CHECK_FAILED)
+
+
+@app.command()
+def rolling(
+    seed: Seed = 1,
+    old: Annotated[
+        str | None, typer.Option(help="The commit of the other version.", show_default="the one released before")
+    ] = None,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Replace the processes of an earlier version one by one while strategies trade, then half of them back.
+
+    Needs the git history of bahi; exits with 2 where there is none, and with 1 when something that must hold does not.
+    """
+    from bahi.prove.rolling import PREVIOUS, NoHistory, roll
+
+    _quiet()
+    with sorry(), _place(home) as folder:
+        try:
+            done = roll(seed, _own(folder / str(seed)), old=old or PREVIOUS, tell=_teller(json))
+        except NoHistory as error:
+            fail(str(error))
+    if json:
+        print_json(done)
+    else:
+        _show_rolling(done)
+    if not done.ok:
+        raise typer.Exit(CHECK_FAILED)
+
+
+# --- what they have in common -----------------------------------------------------------------------------------------
+
+
+def _quiet() -> None:
+    """What the engine says in this process is not what this command says."""
+    import io
+
+    from bahi.telemetry.logging import configure_logging
+
+    configure_logging("CRITICAL", stream=io.StringIO())
+
+
+@contextmanager
+def _place(home: Path | None) -> Iterator[Path]:
+    if home is not None:
+        home.mkdir(parents=True, exist_ok=True)
+        yield home
+        return
+    with tempfile.TemporaryDirectory(prefix="bahi-prove-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _own(folder: Path) -> Path:
+    if folder.exists() and any(folder.iterdir()):
+        fail(f"{folder} is not empty: a run needs a folder of its own")
+    return folder
+
+
+def _teller(hidden: bool) -> Callable[[str], None]:
+    """Tells the story line by line, beside whatever else is shown."""
+
+    def tell(line: str) -> None:
+        if not hidden:
+            err.print(line, markup=False, soft_wrap=True)
+
+    return tell
+
+
+def _show_processes(report: ProcessReport) -> None:
+    columns = ("seed", "strategies", "orders", "events", "acknowledged", "stops hit", "epochs", "rest s", "violations")
+    shown = table("Real processes", *columns, right=columns)
+    for each in report.runs:
+        numbers = (each.seed, each.strategies, each.orders, each.events, each.acknowledged, each.stops_hit, each.epochs)
+        shown.add_row(*(f"{number:,}" for number in numbers), f"{each.rest:.1f}", str(len(each.violations)))
+    show(shown)
+    fired = table("Faults", "kind", "fired", right=("fired",))
+    for kind, count in report.fired.items():
+        fired.add_row(kind, f"{count:,}")
+    show(fired)
+    for ended in Counter(ended for each in report.runs for ended in each.ended).items():
+        say(f"{ended[0]} (started again; {ended[1]} times)", indent=2)
+    _show_verdict(
+        "everything acknowledged is there, every run ended, nobody bought twice or sold what was not there",
+        [violation for each in report.runs for violation in each.violations],
+    )
+
+
+def _show_cuts(report: CutReport) -> None:
+    say(
+        f"{report.run:,} of {report.cuts:,} cuts of a day with {report.events:,} events and {report.orders:,} orders; "
+        f"{report.seconds / report.run:.2f} s each, at most {report.slowest:.1f} s"
+    )
+    for why, count in sorted(report.recovered.items()):
+        say(f"{count:,}: {why or 'the log went on as it was'}", indent=2)
+    _show_verdict("after every cut the day came to its end, and the history and the book agree", report.violations)
+
+
+def _show_rolling(done: "RollingRun") -> None:
+    say(
+        f"{len(done.replaced)} processes of {done.old[:12]} were replaced by {done.new[:12]}, {len(done.taken_back)} "
+        f"went back; {done.strategies:,} strategies, {done.orders:,} orders, {done.events:,} events"
+    )
+    _show_verdict("both versions lived on one log, and nothing was lost, parked, aborted or doubled", done.violations)
+
+
+def _show_verdict(what: str, violations: list[str]) -> None:
+    verdict(what, not violations)
+    for violation in violations[:SHOWN]:
+        say(violation, indent=2)
+    if len(violations) > SHOWN:
+        say(f"and {len(violations) - SHOWN:,} more", indent=2)
