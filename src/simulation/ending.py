@@ -15,16 +15,18 @@ from domain.calendar import Calendar
 from domain.clock import Clock
 from domain.facts import Policy
 from domain.strategy import State
-from domain.values import Status
+from domain.values import SECOND, Status
 from eventstore.archive import PostgresArchive
 from eventstore.clients import command
 from eventstore.entries import read_entries
 from eventstore.envelope import Recorded, decode
+from eventstore.export.cloudevents import Source, as_map
 from eventstore.keys import GROUP
 from eventstore.log import EventLog
 from handlers.desk import Desk
 from projections.live import live_states
 from projections.projector import Projector
+from simulation.independent import judge, read_book
 from simulation.invariants import Checker, Violations
 
 __all__ = ["book_of", "conclude", "final"]
@@ -56,12 +58,11 @@ async def conclude(
     """What is violated, and the history. `answered` are the ids of the events that somebody was told of."""
     found: list[str] = []
     await Projector(log, archive.engine, clock, lines=lambda _partition, _events: None).step()
-    records = [decode(raw) async for page in read_entries(log) for raw in page]
+    raws = [raw async for page in read_entries(log) for raw in page]
+    records = [decode(raw) for raw in raws]
     orders, trades = await book_of(book, sorted(accounts))
     checker = Checker(records, orders, trades, log_ids=log.log_ids, accounts=accounts)
-    desk = Desk(
-        log=log, clock=clock, calendar=calendar, policy=policy, instruments=BUILT_IN, brokers=brokers, known={}
-    )
+    desk = Desk(log=log, clock=clock, calendar=calendar, policy=policy, instruments=BUILT_IN, brokers=brokers, known={})
     try:
         checker.check()
         _, states, corrupt = await live_states(log)
@@ -78,6 +79,12 @@ async def conclude(
     known = {record.event_id for record in records}
     found += [f"lost: {event_id} was answered and is gone" for event_id in answered if event_id not in known]
     found += await _left_pending(log)
+    source = Source(log.lineage[0].log_id)
+    lines = [as_map(raw, source) for raw in raws]
+    skew = 2 * (policy.skew + SECOND)
+    found += [
+        f"judge: {each}" for each in judge(lines, *read_book(book.connection), accounts=accounts, ended=True, skew=skew)
+    ]
     return found, records
 
 

@@ -126,9 +126,7 @@ AT_CALLS: Final = {
     Fault.POSTGRES_AWAY: 2,
 }
 """How often each is drawn among those that strike while a call waits at its gate."""
-SERVERS: Final = frozenset(
-    {Fault.REDIS_RESTARTED, Fault.REDIS_TORN, Fault.REDIS_EMPTIED, Fault.GROUP_LOST}
-)
+SERVERS: Final = frozenset({Fault.REDIS_RESTARTED, Fault.REDIS_TORN, Fault.REDIS_EMPTIED, Fault.GROUP_LOST})
 """So costly that a life has one of them at most, and most lives none."""
 
 
@@ -151,7 +149,7 @@ class Faults:
         self.fired: Counter[Fault] = Counter()
         self.healed = False
         self._chance = random.Random(f"faults/{seed}")
-        self._left = {fault: 1 for fault in SERVERS}
+        self._left = dict.fromkeys(SERVERS, 1)
         share = self._chance.choice((0.3, 0.5, 0.8))
         known = tuple(fault for fault in Fault if fault in enabled and self._chance.random() < share)
         if known and self._chance.random() < 0.6:

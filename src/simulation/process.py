@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from domain.calendar import Calendar
+from domain.events import SystemRecovery
 from domain.facts import Policy
 from domain.values import SECOND, Duration, Instant
 from eventstore.archive import OUTAGES, PostgresArchive
@@ -26,8 +27,8 @@ from simulation.wire import Wire
 
 __all__ = ["Kind", "Process", "State"]
 
-TRY_AGAIN: Final[Duration] = SECOND // 10
-"""How long a process waits after a call that was not answered."""
+TRY_AGAIN: Final[tuple[Duration, ...]] = (SECOND // 10, SECOND // 2, 2 * SECOND, 5 * SECOND)
+"""How long a process waits after a call that was not answered; the last again and again."""
 
 
 class Kind(StrEnum):
@@ -98,6 +99,7 @@ class Process:
         self._make_desk = desk
         self._equip = equip
         self._writer = writer
+        self._setbacks = 0
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -133,12 +135,14 @@ class Process:
     async def _guarded(self, work: Awaitable[None]) -> None:
         try:
             await work
-            self.state = State.IDLE
+            self.state, self._setbacks = State.IDLE, 0
         except LogLost as error:
             self.error, self.state = error, State.LOST
         except (LogUnavailable, *OUTAGES) as error:
             self.error, self.state = error, State.WAITING
-            self.retry_at = self.clock.now() - self.clock.offset + TRY_AGAIN
+            pause = TRY_AGAIN[min(self._setbacks, len(TRY_AGAIN) - 1)]
+            self.retry_at = self.clock.now() - self.clock.offset + pause
+            self._setbacks += 1
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -188,8 +192,6 @@ class Process:
         """As every process does every second: is Redis the one that it was, and the log no shorter?"""
         assert self.log is not None  # noqa: S101
         if await vouch(self.log):
-            from domain.events import SystemRecovery
-
             told = SystemRecovery(
                 old_epoch=self.log.epoch, new_epoch=self.log.epoch, lost={"redis": "RESTARTED"}, restored={}
             )

@@ -2,13 +2,13 @@
 
 import asyncio
 import random
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import psycopg
+from psycopg import sql
 from redis import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -57,8 +57,8 @@ class Stage:
             client.script_flush()
             client.set(Keys().log_id, LOG_ID)
         with psycopg.connect(self._postgres_url) as connection:
-            for name in self._tables:
-                connection.execute(f"DELETE FROM {name}".encode())  # an empty table is emptied faster than truncated
+            for name in self._tables:  # with few rows faster than to truncate them
+                connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(name)))
 
     def _begin_file_anew(self) -> None:
         files = [*self.redis.folder.glob("appendonlydir/*.aof"), *self.redis.folder.glob("appendonly.aof")]

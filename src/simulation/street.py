@@ -1,4 +1,4 @@
-"""The market of a simulated life: prices walk, and now and then fall through the stops; and the feed that tells of it."""
+"""The market of a simulated life: prices walk, and now and then fall through the stops; and the feed."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -56,5 +56,7 @@ class Feed:
         if len(arrived) > 1 and self._faults.happens(Fault.TICKS_REORDERED, 0.1):
             self._chance.shuffle(arrived)
         if self._faults.happens(Fault.TICK_BROKEN, 0.03):
-            arrived.append(Tick(self._chance.choice(SYMBOLS), Decimal(self._chance.choice(("0", "-1", "NaN"))), batch[0].at))
+            arrived.append(
+                Tick(self._chance.choice(SYMBOLS), Decimal(self._chance.choice(("0", "-1", "NaN"))), batch[0].at)
+            )
         return arrived

@@ -155,7 +155,8 @@ class Wire:
 
 
 class GatedPool(Pool):
-    """Connections to Redis of a simulated process: a command begins when it takes one and ends when it gives it back."""
+    """Connections to Redis of a simulated process: a command begins when it takes one and ends
+    when it gives it back."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -1,14 +1,15 @@
 """A simulated world: every role in a process of its own, on a real log and a real archive, one clock, one seed.
 
-The seed chooses which process goes on next, at each of its calls to the outside, and every fault. The clock stands still
-while anybody can do anything, then moves to whatever comes first. So the same seed lives the same life, and a life of
-minutes takes a fraction of a second.
+The seed chooses which process goes on next, at each of its calls to the outside, and every fault. The clock stands
+still while anybody can do anything, then moves to whatever comes first. So the same seed lives the same life, and a
+life of minutes takes a fraction of a second.
 """
 
 import asyncio
 import datetime as dt
 import heapq
 import random
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from itertools import count
 from typing import Any, Final
@@ -131,8 +132,8 @@ def _faults_of(script: Script) -> list[Fault]:
     for change in script.cancels:
         lost = {ChangeFault.FILLED: Fault.CANCEL_FILLED, ChangeFault.REFUSED: Fault.CANCEL_REFUSED}
         found.append(lost.get(change, Fault.CANCEL_UNANSWERED))
-    for change in script.modifies:
-        found.append(Fault.MODIFY_REFUSED if change is ChangeFault.REFUSED else Fault.MODIFY_UNANSWERED)
+    refused = (change is ChangeFault.REFUSED for change in script.modifies)
+    found += [Fault.MODIFY_REFUSED if each else Fault.MODIFY_UNANSWERED for each in refused]
     return found
 
 
@@ -349,7 +350,7 @@ class World:
         """Whether the crossing is dealt with."""
         process = self.processes[crossing.wire.name]
         now, chance = self.clock.now(), self.chance
-        redis, postgres = crossing.what == "redis", crossing.what == "postgres"
+        postgres = crossing.what == "postgres"
         match fault:
             case Fault.CALL_LOST if not postgres:
                 self._tell(fault, crossing)
@@ -525,8 +526,6 @@ class World:
         """Those that broke are a defect, those that lost their log begin anew."""
         for process in list(self.processes.values()):
             if process.state is State.BROKEN:
-                import traceback
-
                 told = "".join(traceback.format_exception(process.error)) if process.error else ""
                 self.found.append(f"defect: {process.name} broke: {told}")
             elif process.state is State.LOST:
@@ -580,7 +579,9 @@ class World:
 
         def moment() -> Instant:
             near = chance.choice((buy_at, buy_at, sell_at, chance.randint(self.began_at, sell_at)))
-            return max(near + chance.choice((-SECOND, 0, 0, 200_000, SECOND, 5 * SECOND, 30 * SECOND)), self.clock.now())
+            return max(
+                near + chance.choice((-SECOND, 0, 0, 200_000, SECOND, 5 * SECOND, 30 * SECOND)), self.clock.now()
+            )
 
         if self.faults.happens(Fault.UPDATE, 0.5):
             self._ask(at := moment(), f"update {strategy_id}", people.update(strategy_id, self._changes(config, at)))
@@ -699,5 +700,3 @@ def _wall_time(at: Instant) -> dt.time:
 
 def _nothing() -> None:
     """Time has come to here; nothing else."""
-
-

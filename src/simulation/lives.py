@@ -1,0 +1,73 @@
+"""Lives by their seeds: each lived on a stage, with what was violated, what went wrong, and its story."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from msgspec import Struct, field
+
+from domain.values import Duration
+from simulation.faults import EVERY, Fault
+from simulation.stage import Stage
+from simulation.world import World
+
+__all__ = ["HANGS", "Life", "live", "lives"]
+
+HANGS: Final = 120.0
+"""Seconds of real time after which a life counts as one that hangs; a life takes a fraction of a second."""
+
+
+class Life(Struct, frozen=True, kw_only=True):
+    """What came of a seed. `found` is empty when nothing was violated; each entry begins with the rule. `virtual` is how
+    much time passed in it, `calls` how many calls to the outside were made."""
+
+    seed: int
+    found: list[str]
+    fired: dict[str, int]
+    types: dict[str, int]
+    story: list[str] = field(default_factory=list)
+    virtual: Duration
+    strategies: int
+    orders: int
+    calls: int
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return not self.found
+
+
+def live(stage: Stage, seed: int, enabled: Collection[Fault] = EVERY) -> Life:
+    """One life, the same for the same seed and faults. One that hangs is broken off and told of."""
+    begun = time.perf_counter()
+    world = World(stage, seed, enabled)
+    asyncio.run(_within(world, HANGS))
+    types: Counter[str] = Counter(record.event.type for record in world.history) or world.watch.types
+    return Life(
+        seed=seed,
+        found=world.found,
+        fired={str(fault): count for fault, count in sorted(world.faults.fired.items())},
+        types=dict(sorted(types.items())),
+        story=world.story.lines,
+        virtual=world.clock.now() - world.began_at,
+        strategies=len(world.strategies),
+        orders=sum(count for name, count in types.items() if name.startswith("EXECUTE_")),
+        calls=world.traffic.count,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def lives(stage: Stage, seeds: Collection[int], enabled: Collection[Fault] = EVERY) -> Iterator[Life]:
+    """One after the other."""
+    for seed in seeds:
+        yield live(stage, seed, enabled)
+
+
+async def _within(world: World, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await world.live()
+    except TimeoutError:
+        world.found.append(f"liveness: the life hangs, after {seconds:g} s of real time: {world.traffic.parked}")
