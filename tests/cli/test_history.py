@@ -56,6 +56,6 @@ def test_what_cannot_be_used_is_one_line_and_2(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_holds_something_is_not_recorded_into() -> None:
-    done = here("history", "record", CURRENT)
+    done = bahi("history", "record", CURRENT)
     assert done.code == 2
     assert "is not empty" in done.err

@@ -23,6 +23,7 @@ from domain.strategy import HANDLERS, State
 from domain.values import Code, Priority, Severity
 from eventstore.envelope import Raw, decode
 from eventstore.errors import CorruptEvent
+from eventstore.upcasts import UPCASTS
 from projections import replay
 
 CURRENT = Path(__file__).parent / release_of()
@@ -330,3 +331,29 @@ def test_a_folder_without_histories_is_an_error(tmp_path: Path) -> None:
 def test_a_release_is_never_recorded_anew(folder: Path) -> None:
     with pytest.raises(HistoryError, match="is not empty"):
         next(record_release(folder, 1, lambda _: pytest.fail("nothing is to be played")))
+
+
+def test_an_upcast_keeps_an_older_event_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def renamed(event: dict[str, Any]) -> dict[str, Any]:
+        return {**event, "type": "ALERT_TRIGGERED", "schema": 1}
+
+    monkeypatch.setitem(UPCASTS, "ALARM_RAISED", {1: renamed})
+    _constructed(tmp_path, {**ALERT, "type": "ALARM_RAISED"})
+    (checked,) = check_folder(tmp_path)
+    assert (checked.types, checked.differences) == ({"ALERT_TRIGGERED": 1}, [])
+    monkeypatch.delitem(UPCASTS, "ALARM_RAISED")
+    (found,) = _differences(tmp_path)
+    assert (found.kind, found.what) == ("event", "envelope")
+    assert "upcasts.py" in found.todo
+
+
+def test_an_upcast_also_reads_what_was_decided(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def older(lines: list[bytes]) -> list[bytes]:
+        return [line.replace(b'"type":"ORDER_DENIED"', b'"type":"ORDER_WITHHELD"') for line in lines]
+
+    path = folder / f"{NAME}{DECISIONS}"
+    assert b'"type":"ORDER_DENIED"' in gzip.decompress(path.read_bytes())
+    _repack(path, older, sealed=True)
+    assert {(each.kind, each.what) for each in _differences(folder)} == {("event", "envelope")}
+    monkeypatch.setitem(UPCASTS, "ORDER_WITHHELD", {1: lambda event: {**event, "type": "ORDER_DENIED"}})
+    assert _differences(folder) == []

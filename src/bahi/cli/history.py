@@ -1,6 +1,6 @@
 """`bahi history`: golden histories, recorded at a release and replayed by every later program."""
 
-import logging
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,8 +73,7 @@ def record(
     from bahi.histories.release import PLANNED, record_release
     from bahi.telemetry.logging import configure_logging
 
-    configure_logging("CRITICAL")
-    logging.disable(logging.CRITICAL)  # logs that are lost on purpose are no news
+    configure_logging("CRITICAL", stream=io.StringIO())  # a log that is lost on purpose is no news
     written = []
     with sorry(), bar("recording", unit="histories", hidden=json) as progress:
         progress(0, len(PLANNED))

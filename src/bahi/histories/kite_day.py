@@ -24,12 +24,12 @@ MORE: Final = 2
 DEATHS: Final = 0.06
 
 
-async def play_kite(seed: int) -> tuple[list[Raw], Recorder]:
+async def play_kite(seed: int, strategies: int = STRATEGIES) -> tuple[list[Raw], Recorder]:
     """The log of the round, and what was decided in it. Raises HistoryError when an invariant did not hold."""
     recorder = Recorder()
     rates = {fault: rate * MORE if rate < 0.03 else rate for fault, rate in RATES.items()}
     with _redis() as url:
-        played = Round(url, seed, Plan(users=4, strategies=STRATEGIES, rates=rates, deaths=DEATHS))
+        played = Round(url, seed, Plan(users=4, strategies=strategies, rates=rates, deaths=DEATHS))
         with recorder.listening():
             await played.play()
         if played.violations:
