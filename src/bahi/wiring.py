@@ -60,7 +60,7 @@ from projections.recovery import recover
 from projections.replay import Progress
 from projections.runtime import DEFAULTS
 
-__all__ = ["House", "open_house"]
+__all__ = ["House", "open_house", "servers_of"]
 
 log = structlog.get_logger(__name__)
 
@@ -109,9 +109,11 @@ async def open_house(
     limit_reads: bool = True,
     on_order_written: Callable[[int], None] | None = None,
     progress: Progress | None = None,
+    member: str = "",
 ) -> AsyncIterator[House]:
     """Starts or finds the servers, migrates the database, opens the log; closes all of it again. `limit_reads` is off
     for a clock that is turned by hand, against which no window of time can be counted. `progress` hears of a recovery.
+    `member` is the name by which this process joins the logs afterwards, if it does.
 
     Raises SettingsError, ServerError, LogError with what is wrong and what to do.
     """
@@ -124,7 +126,7 @@ async def open_house(
         calendar.session_on(calendar.wall(clock.now()).date())  # an unknown year refuses
     policy = policy_of(settings)
     async with AsyncExitStack() as stack:
-        redis_url, database_url, owned = await _servers(settings, stack)
+        redis_url, database_url, owned = await servers_of(settings, stack)
         await anyio.to_thread.run_sync(migrate, database_url)
         engine = create_engine(database_url)
         stack.push_async_callback(engine.dispose)
@@ -169,7 +171,7 @@ async def open_house(
         await _same_partitions(redis, engine, settings.partitions)
         for partition in range(settings.partitions):
             opened = await _open_partition(
-                settings, redis_url, PostgresArchive(engine, partition), clock, policy, writer, progress
+                settings, redis_url, PostgresArchive(engine, partition), clock, policy, writer, progress, member
             )
             stack.push_async_callback(opened.aclose)
             await keep_ids_ahead(opened, engine)
@@ -235,6 +237,7 @@ async def _open_partition(
     policy: Policy,
     writer: str | None,
     progress: Progress | None,
+    member: str,
 ) -> EventLog:
     """The log of a partition; one that Redis has lost is restored from the archive first."""
     while True:
@@ -248,12 +251,20 @@ async def _open_partition(
                 partitions=settings.partitions,
                 allow_weak=settings.allow_weak_durability,
                 archive=archive,
+                member=member,
             )
         except NeedsRecovery as behind:
             log.critical("log_lost", partition=archive.partition, why=str(behind), todo="restoring it from the archive")
             keys = Keys(archive.partition, hashtag=settings.partitions > 1)
             done = await recover(
-                redis_url, archive, keys=keys, clock=clock, defaults=DEFAULTS, policy=policy, progress=progress
+                redis_url,
+                archive,
+                keys=keys,
+                clock=clock,
+                defaults=DEFAULTS,
+                policy=policy,
+                progress=progress,
+                member=member,
             )
             if done is not None:
                 log.critical("log_restored", partition=archive.partition, **structs.asdict(done))
@@ -303,8 +314,9 @@ async def _in_good_order(
             log.warning("not_stopped_in_good_order", why=str(error))
 
 
-async def _servers(settings: Settings, stack: AsyncExitStack) -> tuple[str, str, bool]:
-    """The addresses of both servers, and whether this process will stop Redis."""
+async def servers_of(settings: Settings, stack: AsyncExitStack) -> tuple[str, str, bool]:
+    """The addresses of both servers, and whether this process will stop Redis. What is started here lives as long as
+    the stack; within it, the same may be asked again."""
     owned = False
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     database_url = settings.database_url.get_secret_value() if settings.database_url else None

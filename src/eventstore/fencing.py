@@ -45,7 +45,7 @@ async def begin(redis: "Redis", keys: Keys, token: str, lineage: tuple[Epoch, ..
     Raises LogLost when the fence is another one's by now, and LogUnavailable: then perhaps it has begun.
     """
     newest = lineage[-1]
-    names = [keys.epoch, keys.epochs, keys.log_id]
+    names = [keys.epoch, keys.epochs, keys.log_id, keys.members, keys.doubted]
     answer = await _begin(redis, names, token, newest.epoch, newest.log_id, *encoded)
     if answer[0] != b"Begun":
         raise LogLost("another process has begun to restore the log meanwhile")

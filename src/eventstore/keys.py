@@ -31,8 +31,8 @@ class Keys:
     in one slot; without, they are the names of the specification."""
 
     __slots__ = (
-        *("_names", "_prefix", "archived", "doubted", "epoch", "epochs", "halts", "hashtag", "log_id", "partition"),
-        *("position", "sealed", "server", "streams", "timers"),
+        *("_names", "_prefix", "archived", "doubted", "epoch", "epochs", "halts", "hashtag", "log_id", "members"),
+        *("partition", "position", "sealed", "server", "streams", "timers"),
     )
 
     def __init__(self, partition: int = 0, hashtag: bool = False) -> None:
@@ -56,6 +56,8 @@ class Keys:
         """The run_id of the Redis server on which the log is known to be whole; gone after a stop in good order."""
         self.doubted: Final = f"{prefix}doubted"
         """The run_id of a Redis server on which a process that was there found the log shorter than it had been."""
+        self.members: Final = f"{prefix}members"
+        """Hash: the processes on the log, and on which server each last found it whole. `witness.lua` tells more."""
         self.archived: Final = f"{prefix}archived"
         """How far the archive reaches; also the channel on which that is told."""
         self.sealed: Final = f"{prefix}sealed"

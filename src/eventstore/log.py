@@ -11,6 +11,7 @@ from eventstore.envelope import Dedupe, Ids, NewEvent, Recorded
 from eventstore.epochs import Epoch, is_of_family
 from eventstore.errors import LogError, LogHole, LogLost, LogUnavailable
 from eventstore.following import follow
+from eventstore.guard import Guard
 from eventstore.keys import Keys
 from eventstore.loading import Loaded, load, load_many
 from eventstore.reading import Archive, last_position, read_pages
@@ -44,7 +45,8 @@ class EventLog:
         log_id: str = "",
         lineage: Sequence[Epoch] = (),
     ) -> None:
-        self.redis = sibling(redis)
+        self.guard = Guard()
+        self.redis = sibling(redis, redis_connect_func=self.guard.greet)
         self.keys = keys
         self.clock = clock
         self.ids = ids

@@ -14,7 +14,7 @@ from eventstore.epochs import held, judge
 from eventstore.errors import NeedsRecovery, PartitionMismatch, ServerTooOld, WeakDurability
 from eventstore.keys import GROUP, PARTITIONS, Keys
 from eventstore.log import Archive, EventLog
-from eventstore.vouching import is_vouched_for, vouch_for
+from eventstore.vouching import is_vouched_for, run_id_of, vouch_for
 
 __all__ = ["OLDEST_SERVER", "REQUIRED_SETTINGS", "check_server", "create_groups", "open_log"]
 
@@ -38,11 +38,13 @@ async def open_log(
     cluster: bool = False,
     allow_weak: bool = False,
     archive: Archive | None = None,
+    member: str = "",
     random: Callable[[int], str] = _random,
 ) -> EventLog:
     """The log of a partition, created at its first start; any number of processes may do so at once.
 
-    `writer` names this process in event ids, random by default. Raises ServerTooOld; WeakDurability naming the
+    `writer` names this process in event ids, random by default; `member` is the name by which it will join the log
+    (`eventstore.witness`). Raises ServerTooOld; WeakDurability naming the
     settings, unless `allow_weak`; PartitionMismatch; with an archive NeedsRecovery, when that knows more than this
     Redis does, or Redis was killed and nobody vouches for its end: `projections.recovery` then begins a new epoch;
     LogLost when they are not of one log. Close it with `aclose()`.
@@ -59,11 +61,13 @@ async def open_log(
         if not 0 <= partition < partitions:
             raise PartitionMismatch(f"there is no partition {partition} of {partitions}")
         log_id = await _set_once(redis, keys.log_id, random(4))
+        run_id = ""
         if archive is not None:
+            run_id = await run_id_of(redis)
             here = await held(redis, keys)
             known, archived = await archive.identity()
             judge(here, known, archived)
-            if not await is_vouched_for(redis, keys):
+            if not await is_vouched_for(redis, keys, member):
                 if here.lineage:
                     raise NeedsRecovery("RESTARTED", archived, here.position)
                 await vouch_for(redis, keys)  # killed before the log had begun: nobody can have written into it
@@ -81,6 +85,7 @@ async def open_log(
             lineage=here.lineage,
         )
         log.seen = here.position
+        log.guard.run_id = run_id
         return log
     finally:
         await redis.aclose()

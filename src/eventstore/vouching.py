@@ -1,8 +1,8 @@
 """Is the log whole after its server was restarted?
 
 A Redis that was killed comes back on its file. Whether the end of the file was torn off cannot be told from the file,
-only by who was there: a process that saw the log before and after, and finds it no shorter, vouches for it. If nobody
-can, the next start takes the end for lost, and asks the order books (`projections.recovery`).
+only by who was there: processes that saw the log before and after vouch for it, all of them (`eventstore.witness`). If
+none is left, or one does not answer, the end is taken for lost, and the order books are asked (`projections.recovery`).
 """
 
 import asyncio
@@ -10,38 +10,43 @@ import asyncio
 from redis.asyncio import Redis
 
 from eventstore.clients import command, commands
-from eventstore.keys import Keys, alive
+from eventstore.guard import fact, run_id_in
+from eventstore.keys import Keys
 from eventstore.log import EventLog
+from eventstore.witness import PATIENCE
 
-__all__ = ["doubt", "is_vouched_for", "run_id_of", "stopping_in_good_order", "vouch", "vouch_for"]
+__all__ = ["is_vouched_for", "run_id_of", "stopping_in_good_order", "vouch", "vouch_for"]
 
-PATIENCE = 1.5
-"""Seconds that a start waits for whoever else is alive to vouch; they look every second."""
 _LOOK_EVERY = 0.1
-_WITNESSES = ("archive", "worker", "scheduler", "market", "updates")
+_DECIDED = 1.0
+"""Seconds after which whoever looks has looked; and, once they have, that they need to agree or to give up."""
 
 
 async def run_id_of(redis: "Redis") -> str:
     """The server's name for its present life. Raises LogUnavailable."""
-    info: bytes = await command(redis, "INFO", "server")
-    return next(line.partition(b":")[2].strip().decode() for line in info.splitlines() if line.startswith(b"run_id:"))
+    return run_id_in(await command(redis, "INFO", "server"))
 
 
-async def is_vouched_for(redis: "Redis", keys: Keys) -> bool:
+async def is_vouched_for(redis: "Redis", keys: Keys, member: str = "") -> bool:
     """Whether the log is known to be whole on this server; a log that was never opened, or whose server was stopped in
-    good order, is. While others are alive they are given a moment to say so. Raises LogUnavailable."""
-    run_id = await run_id_of(redis)
+    good order, is. Its members are given the time to say so, from the start of the server on; `member` is the name of
+    whoever asks, whose namesake has died. Raises LogUnavailable."""
+    info: bytes = await command(redis, "INFO", "server")
+    run_id = run_id_in(info).encode()
     await command(redis, "SET", keys.server, run_id, "NX")
-    beats = await _beats(redis)
-    waited = 0.0
-    while (await command(redis, "GET", keys.server)) != run_id.encode():
-        if await command(redis, "GET", keys.doubted) == run_id.encode():
-            return False
-        if waited >= PATIENCE or (not any(beats) and await _beats(redis) == beats):
+    waited = min(float(fact(info, "uptime_in_seconds")), PATIENCE - _DECIDED)
+    while await command(redis, "GET", keys.doubted) != run_id:
+        if await command(redis, "GET", keys.server) == run_id:
+            return True
+        fields = await command(redis, "HGETALL", keys.members)
+        words = {name.decode(): word.split(b"|") for name, word in zip(fields[::2], fields[1::2], strict=True)}
+        others = [word for name, word in words.items() if name not in ("#", member)]
+        looking = any(run_id in word for word in others)
+        if not others or waited > PATIENCE + _DECIDED or (waited >= PATIENCE and not looking):
             return False
         await asyncio.sleep(_LOOK_EVERY)
         waited += _LOOK_EVERY
-    return True
+    return False
 
 
 async def vouch_for(redis: "Redis", keys: Keys) -> None:
@@ -55,7 +60,8 @@ async def stopping_in_good_order(redis: "Redis", keys: Keys) -> None:
 
 
 async def vouch(log: EventLog) -> bool:
-    """Whether the server was restarted and this process has vouched for the log. Raises LogUnavailable."""
+    """The word of one process alone, where there are no others: whether the server was restarted, and the log is no
+    shorter than it knows. Several join the log, and ask each other (`eventstore.witness`). Raises LogUnavailable."""
     run_id = await run_id_of(log.redis)
     calls = [
         *(("GET", log.keys.server), ("GET", log.keys.doubted), ("GET", log.keys.epoch)),
@@ -72,14 +78,3 @@ async def vouch(log: EventLog) -> bool:
         return False
     await command(log.redis, "SET", log.keys.server, run_id)
     return True
-
-
-async def doubt(log: EventLog) -> None:
-    """This process knows of events that are gone: nobody who knows less is to vouch for what is left. Raises
-    LogUnavailable."""
-    await command(log.redis, "SET", log.keys.doubted, await run_id_of(log.redis))
-
-
-async def _beats(redis: "Redis") -> list[bytes | None]:
-    answers: list[bytes | None] = await command(redis, "MGET", *(alive(role) for role in _WITNESSES))
-    return answers

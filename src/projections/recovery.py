@@ -79,6 +79,7 @@ async def recover(
     defaults: Mapping[str, object],
     policy: Policy,
     progress: Progress | None = None,
+    member: str = "",
     random: Callable[[int], str] = _random,
 ) -> Recovered | None:
     """Restore a partition from the archive and begin its next epoch; None if that is not needed any more, or
@@ -92,7 +93,7 @@ async def recover(
             async with restoring(archive.engine, archive.partition):
                 here = await held(redis, keys)
                 known, archived = await archive.identity()
-                if (why := await _why(redis, keys, here, known, archived)) is None:
+                if (why := await _why(redis, keys, here, known, archived, member)) is None:
                     return None
                 begun = clock.now()
                 token = (
@@ -137,13 +138,15 @@ async def recover(
         await redis.aclose()
 
 
-async def _why(redis: "Redis", keys: Keys, here: Held, known: Sequence[Epoch], archived: int) -> str | None:
+async def _why(
+    redis: "Redis", keys: Keys, here: Held, known: Sequence[Epoch], archived: int, member: str
+) -> str | None:
     """What makes it necessary, if anything does."""
     try:
         judge(here, known, archived)
     except NeedsRecovery as needed:
         return needed.why
-    return None if await is_vouched_for(redis, keys) else RESTARTED
+    return None if await is_vouched_for(redis, keys, member) else RESTARTED
 
 
 async def _clear(

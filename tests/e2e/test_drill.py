@@ -9,6 +9,7 @@ from msgspec import structs
 
 from bahi.drill.checks import Found
 from bahi.drill.damage import DEEPEST, tear
+from bahi.drill.matrix import play
 from bahi.drill.moments import Result, Stand
 from bahi.drill.plan import draw_day
 from bahi.drill.report import COLUMNS, document
@@ -63,6 +64,16 @@ def test_a_moment_can_be_played_again(tmp_path: Path) -> None:
     assert not first.found.all() + second.found.all()
     assert first.happened_at == second.happened_at
     assert first.only_redis == second.only_redis
+
+
+def test_moments_side_by_side_are_the_same_in_the_same_order(tmp_path: Path) -> None:
+    rows, numbers = [Row.EMPTIED, Row.WORKER], [0, 1]
+    one, two = (list(play(tmp_path / str(jobs), rows, numbers, 3, 10, jobs)) for jobs in (1, 2))
+    for results in (one, two):
+        assert [(each.moment.row, each.moment.number) for each in results] == [(r, n) for r in rows for n in numbers]
+        assert not [what for each in results for what in each.found.all()]
+    assert [each.moment for each in one] == [each.moment for each in two]
+    assert [each.happened_at for each in one] == [each.happened_at for each in two]
 
 
 def test_bahi_run_itself_survives_what_its_servers_do_not(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """A house that is opened on damaged, lost or restored data (architecture §7): what it refuses, and what it mends."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from bahi.servers import EmbeddedRedis, ServerError
+from bahi.servers import EmbeddedPostgres, EmbeddedRedis, ServerError
 from bahi.settings import Settings
 from bahi.wiring import House, open_house
 from domain.events import UserRegistered
@@ -14,6 +15,9 @@ from eventstore.entries import read_entries
 from eventstore.envelope import NewEvent
 from eventstore.epochs import record
 from eventstore.errors import PartitionMismatch
+from eventstore.keys import Keys
+from tests.e2e.house import House as Processes
+from tests.e2e.house import until
 
 
 async def archive_all(house: House) -> None:
@@ -71,3 +75,29 @@ async def test_what_a_house_finds_when_it_is_opened_again(settings: Settings) ->
     with pytest.raises(ServerError, match=r"Move .*redis away"):
         async with open_house(settings):
             pass
+
+
+def test_processes_that_lost_their_log_wait_for_the_database_to_start_anew(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path) as redis, EmbeddedPostgres(tmp_path) as postgres:
+        house = Processes(REDIS_URL=redis.url, DATABASE_URL=postgres.url)
+        try:
+            worker = house.start("worker").ready()
+            postgres.kill()
+            with redis.client() as client:
+                client.set(Keys().epoch, "another")
+            until(lambda: worker.lines("not_started_anew"), 40, "it finds no database")
+            with redis.client() as client:
+                client.delete(*Keys().streams.values(), Keys().epoch)
+            postgres.start()
+            until(lambda: len(worker.lines("started")) == 2, 40, "it works again")
+            assert worker.terminate() < 15
+            ended = house.start("scheduler").ready()
+            postgres.kill()
+            with redis.client() as client:
+                client.set(Keys().epoch, "another")
+            until(lambda: ended.lines("not_started_anew"), 40, "it finds no database")
+            ended.ended = True
+            ended.popen.terminate()
+            assert ended.popen.wait(20) == 128 + signal.SIGTERM, ended.said()
+        finally:
+            house.close()

@@ -5,7 +5,6 @@ import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,20 +13,20 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from bahi.clock import SystemClock
 from bahi.database.engine import create_engine
-from bahi.roles.process import _bear_witness
+from bahi.roles.process import report_restart
 from bahi.servers.redis import EmbeddedRedis
 from domain.events import OrderRecovered, StrategyRecovered, StrategyStartRequested, SystemRecovery
 from domain.values import MINUTE, SECOND, Holding, Side
 from eventstore import clients
 from eventstore.archive import PostgresArchive
-from eventstore.batch import WrongEpoch
 from eventstore.envelope import NewEvent
-from eventstore.errors import LogLost, NeedsRecovery
-from eventstore.vouching import doubt, stopping_in_good_order, vouch
+from eventstore.errors import LogLost, LogUnavailable, NeedsRecovery
+from eventstore.vouching import stopping_in_good_order
+from eventstore.witness import bear_witness
 from projections.recovery import Recovered
 from tests.engine.world import World
+from tests.engine.world_of_witnesses import kill, on, size
 
 
 @pytest.fixture
@@ -54,16 +53,6 @@ async def world(server: EmbeddedRedis, engine: AsyncEngine) -> AsyncIterator[Wor
     await redis.aclose()
 
 
-def kill(server: EmbeddedRedis, cut: int = 0) -> None:
-    """As a power cut, which leaves all but the last bytes of the file; then it is started again."""
-    server.kill()
-    # Redis 7 keeps its increments in a folder
-    (file,) = [*server.folder.glob("appendonlydir/*.incr.aof"), *server.folder.glob("appendonly.aof")][-1:]
-    with file.open("r+b") as aof:
-        aof.truncate(max(0, file.stat().st_size - cut))
-    server.start()
-
-
 async def start_again(world: World) -> Recovered | None:
     """Every process died; another system starts on what Redis has."""
     for process in list(world.processes):
@@ -74,10 +63,6 @@ async def start_again(world: World) -> Recovered | None:
     except NeedsRecovery:
         return await world.recover("w2")
     return None
-
-
-def size(server: EmbeddedRedis) -> int:
-    return [*server.folder.glob("appendonlydir/*.incr.aof"), *server.folder.glob("appendonly.aof")][-1].stat().st_size
 
 
 async def test_a_file_that_nobody_vouches_for_begins_an_epoch_and_keeps_what_it_has(
@@ -104,10 +89,14 @@ async def test_a_process_that_was_there_vouches_for_the_log_and_nothing_is_held_
     world: World, server: EmbeddedRedis
 ) -> None:
     strategy = await world.bought()
-    kill(server)
-    await world.redis.connection_pool.disconnect()
-    assert await vouch(world.log)
-    assert not await vouch(world.log)  # once for each restart
+    async with on(world.log, "w1") as witness:
+        kill(server)
+        await world.redis.connection_pool.disconnect()
+        assert await witness.look()
+        assert witness.vouched
+        witness.vouched = False
+        assert await witness.look()
+        assert not witness.vouched  # once for each restart
     assert await start_again(world) is None
     await world.stop_loss(strategy)
     await world.settle()
@@ -116,51 +105,39 @@ async def test_a_process_that_was_there_vouches_for_the_log_and_nothing_is_held_
 
 async def test_nobody_vouches_for_a_log_that_became_shorter(world: World, server: EmbeddedRedis) -> None:
     strategy = await world.bought()
-    before = size(server)
-    await world.archive_to(await world.log.last_position())
-    await world.stop_loss(strategy)
-    kill(server, cut=(size(server) - before) // 2)
-    await world.redis.connection_pool.disconnect()
-    await world.log.redis.connection_pool.disconnect()
-    assert not await vouch(world.log)
-    assert isinstance(await world.log.append([NewEvent(StrategyStartRequested(), strategy, 7)]), WrongEpoch)
+    async with on(world.log, "w1") as witness:
+        before = size(server)
+        await world.archive_to(await world.log.last_position())
+        await world.stop_loss(strategy)
+        kill(server, cut=(size(server) - before) // 2)
+        await world.redis.connection_pool.disconnect()
+        with pytest.raises(LogUnavailable):
+            await world.log.append([NewEvent(StrategyStartRequested(), strategy, 7)])
+        with pytest.raises(LogLost, match="the log ended at"):
+            await witness.look()
     assert await start_again(world) is not None
 
 
 async def test_a_process_that_appends_nothing_does_not_vouch_for_what_others_lost(
     world: World, server: EmbeddedRedis
 ) -> None:
-    """It has seen of the log what it looked at, every second."""
+    """It has seen of the log what it looked at."""
     idle = await world.log_of("api")
-    strategy = await world.bought()
-    before = size(server)
-    await world.archive_to(await world.log.last_position())
-    await world.log.append([NewEvent(StrategyStartRequested(), strategy, 7)])
-    house: Any = SimpleNamespace(logs=[idle], clock=SystemClock())
-    witness = asyncio.create_task(_bear_witness(house))
-    while idle.seen < world.log.seen:  # noqa: ASYNC110 (what it does is look)
-        await asyncio.sleep(0.01)
-    witness.cancel()
-    kill(server, cut=(size(server) - before) // 2)
-    for redis in (world.redis, world.log.redis, idle.redis):
-        await redis.connection_pool.disconnect()
-    assert not await vouch(idle)
-    with pytest.raises(LogLost):
-        await _bear_witness(house)  # and does not go on with what it knows
+    async with on(idle, "api") as witness:
+        strategy = await world.bought()
+        before = size(server)
+        await world.archive_to(await world.log.last_position())
+        await world.log.append([NewEvent(StrategyStartRequested(), strategy, 7)])
+        looking = asyncio.create_task(bear_witness(witness, report_restart))
+        while idle.seen < world.log.seen:  # noqa: ASYNC110 (what it does is look)
+            await asyncio.sleep(0.01)
+        looking.cancel()
+        kill(server, cut=(size(server) - before) // 2)
+        for redis in (world.redis, world.log.redis):
+            await redis.connection_pool.disconnect()
+        with pytest.raises(LogLost):
+            await bear_witness(witness, report_restart)  # and does not go on with what it knows
     assert await start_again(world) is not None
-
-
-async def test_what_one_process_knows_to_be_gone_no_other_vouches_for(world: World, server: EmbeddedRedis) -> None:
-    await world.bought()
-    witness = world.log
-    kill(server)
-    await world.redis.connection_pool.disconnect()
-    await witness.redis.connection_pool.disconnect()
-    await doubt(witness)
-    assert not await vouch(witness)
-    done = await start_again(world)
-    assert done is not None
-    assert done.why == "RESTARTED"
 
 
 async def test_a_stop_in_good_order_is_nothing_to_tell(world: World, server: EmbeddedRedis) -> None:

@@ -47,6 +47,9 @@ def drill(
     real: Annotated[
         int, typer.Option(min=0, help="Moments of each row with `bahi run` itself, in real time; after the others.")
     ] = 0,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Moments played at the same time, each on servers of its own; not the real ones.")
+    ] = 1,
     report: Annotated[Path | None, typer.Option(help="Also write the matrix into this file, as Markdown.")] = None,
     home: Home = None,
     json: Json = False,
@@ -62,7 +65,7 @@ def drill(
     realities: list[RealTally] = []
     with sorry(), _place(home) as folder, bar("drill", unit="moments", hidden=json) as progress:
         total, done = len(rows) * (len(numbers) + real), 0
-        for result in play(folder / "day", rows, numbers, seed, strategies) if numbers else ():
+        for result in play(folder / "day", rows, numbers, seed, strategies, jobs) if numbers else ():
             results[result.moment.row].append(result)
             progress(done := done + 1, total)
         for reality in play_real(folder / "real", rows, real, seed) if real else ():
@@ -72,7 +75,8 @@ def drill(
     ok = all(each.ok for each in tallies) and all(each.ok for each in realities)
     said = Report(ok=ok, seed=seed, rows=tallies, real=realities)
     if report is not None:
-        asked = f"--moments {moments} --seed {seed} --strategies {strategies}" + (f" --real {real}" if real else "")
+        asked = f"--moments {moments} --seed {seed} --strategies {strategies}"
+        asked += (f" --real {real}" if real else "") + (f" --jobs {jobs}" if jobs > 1 else "")
         report.write_text(document(tallies, realities, asked + "".join(f" --row {each}" for each in row or ())))
     if json:
         print_json(said)

@@ -17,6 +17,7 @@ from sqlalchemy import event
 from brokers.paper.book import Book
 from brokers.paper.rows import Rows
 from eventstore import clients
+from eventstore.script import Script
 
 __all__ = ["Armed", "Effects", "How"]
 
@@ -27,9 +28,11 @@ Armed = tuple[int, int, How]
 
 _VISIBLE: Final = re.compile(
     rb"^\*\d+\r\n\$\d+\r\n"
-    rb"(EVALSHA|EVAL|XACK|XAUTOCLAIM|XGROUP|UNLINK|RENAME|RPUSH|HSET|SET\r\n\$\d+\r\n(\{\d+\}:)?(epoch|log_id))\r\n"
+    rb"(EVALSHA\r\n\$40\r\n(?!" + Script("witness").sha.encode() + rb")\w+"
+    rb"|EVAL|XACK|XAUTOCLAIM|XGROUP|UNLINK|RENAME|RPUSH|HSET|SET\r\n\$\d+\r\n(\{\d+\}:)?(epoch|log_id))\r\n"
 )
-"""Of the commands to Redis those that change the log or what is pending; prices, limits and the like may be lost."""
+"""Of the commands to Redis those that change the log or what is pending; prices, limits and the like may be lost. Nor
+is the witnesses' looking at the log, which keeps to no step, one of them."""
 _TURNS: Final = 4
 """Of the event loop, until what was written to a socket has left the process."""
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from bahi.roles.archive import ArchiveRole
+from bahi.roles.process import report_restart
 from bahi.roles.rest import RestRole
 from bahi.roles.updates import Pollers
 from bahi.settings import Settings
@@ -22,17 +23,16 @@ from domain.events import (
     RuntimeStateLoaded,
     StrategyCreated,
     StrategyStartRequested,
-    SystemRecovery,
     UserRegistered,
 )
 from domain.strategy import State, evolve, initial
 from domain.values import MINUTE, Config, Duration, Instant, Tick
 from eventstore.archive import OUTAGES
-from eventstore.entries import check_log
 from eventstore.envelope import NewEvent
-from eventstore.errors import LogUnavailable
+from eventstore.errors import LogLost, LogUnavailable
+from eventstore.log import EventLog
 from eventstore.timers import next_timer
-from eventstore.vouching import vouch
+from eventstore.witness import Witness, bear_witness
 from handlers.decider import Wake, decided, persist, take_turn
 from handlers.worker import Worker
 from projections.live import live_states
@@ -71,8 +71,9 @@ class Rest(Struct, frozen=True):
 async def open_engine(settings: Settings, now: Instant, roles: Sequence[str]) -> AsyncIterator["Engine"]:
     """As `bahi run ROLES` starts: the house is opened, with whatever recovery that takes, and the states are loaded."""
     clock = VirtualClock(now)
-    async with open_house(settings, clock=clock, calendar=load_nse(), limit_reads=False) as house:
-        engine = Engine(house, clock, roles)
+    member = "-".join(roles)
+    async with open_house(settings, clock=clock, calendar=load_nse(), limit_reads=False, member=member) as house:
+        engine = Engine(house, clock, roles, Witness(house.logs[0], member))
         try:
             await engine.begin()
             yield engine
@@ -83,12 +84,14 @@ async def open_engine(settings: Settings, now: Instant, roles: Sequence[str]) ->
 class Engine:
     """Raises LogLost from any step when the log is not the one that it was: then it is to be opened anew."""
 
-    def __init__(self, house: House, clock: VirtualClock, roles: Sequence[str]) -> None:
+    def __init__(self, house: House, clock: VirtualClock, roles: Sequence[str], witness: Witness) -> None:
         self.house = house
         self.clock = clock
         self._roles = frozenset(roles)
         self._desk = house.desks[0]
         self._log = house.logs[0]
+        self._witness = witness
+        self._looking: asyncio.Task[None] | None = None
         self._steps: list[Callable[[], Awaitable[int]]] = []
         self._position = 0
         self._read_at: Instant = 0
@@ -105,7 +108,12 @@ class Engine:
         self.address = ""
 
     async def begin(self) -> None:
-        """Loads the states, as every start does, and says so in the log."""
+        """Joins the log and loads the states, as every start does, and says so in the log."""
+        await self._witness.join()
+        self._looking = asyncio.create_task(bear_witness(self._witness, _in_a_step))
+        await self._patiently(self._load())
+
+    async def _load(self) -> None:
         begun = time.monotonic_ns()
         self._position, states, corrupt = await persist(lambda: live_states(self._log), self.clock)
         if corrupt:
@@ -141,14 +149,23 @@ class Engine:
                 StopIndex.from_states(states),
                 prices=self._prices,
             )
-            await self._patiently(listener.begin())
+            await listener.begin()
         if "api" in self._roles:
             self._rest = RestRole(self.house, [])
             self.address = self._rest.address
             self._serving = asyncio.create_task(self._rest.run())
 
     async def end(self) -> None:
-        """Gives up what is under way, as the end of the process would."""
+        """Gives up what is under way, as the end of the process would; if nothing is amiss, it leaves the log."""
+        if self._looking is not None:
+            whole = not self._looking.done()
+            self._looking.cancel()
+            with suppress(asyncio.CancelledError, LogLost):
+                await self._looking
+            if whole:
+                with suppress(LogUnavailable):
+                    await self._witness.leave()
+        await self._witness.aclose()
         if self._worker is not None:
             self._worker.drop()
         if self._rest is not None and self._serving is not None:
@@ -212,20 +229,15 @@ class Engine:
     # --- what a step is made of --------------------------------------------------------------------------------------
 
     async def _bear_witness(self) -> int:
-        """As every process of `bahi run` does every second: is Redis the one that it was, and the log no shorter?"""
-        log = self._log
-        vouched = await vouch(log)
-        if vouched:
-            position = str(await log.last_position())
-            report = SystemRecovery(
-                old_epoch=log.epoch,
-                new_epoch=log.epoch,
-                lost={"redis": "RESTARTED"},
-                restored={"position": position},
-            )
-            await log.append([NewEvent(report)])
-        await check_log(log, log.seen)
-        return int(vouched)
+        """Is Redis the one that it was, and the log no shorter, as far as all of them know? As in `bahi run` that is
+        asked all the time; but what comes of it is said in a step."""
+        while not await self._witness.look():  # noqa: ASYNC110 (what it does is look)
+            await asyncio.sleep(PAUSE)
+        if not self._witness.vouched:
+            return 0
+        await report_restart(self._log)
+        self._witness.vouched = False
+        return 1
 
     async def _follow(self) -> int:
         """Tells the sources what is new in the log."""
@@ -264,9 +276,16 @@ class Engine:
     async def _patiently(self, work: Coroutine[Any, Any, Any] | Awaitable[Any]) -> int:
         """The work, which may wait for time to go on. A log that cannot be reached counts as something done: the
         next turn tries again."""
+        assert self._looking is not None  # noqa: S101
         task = asyncio.ensure_future(work)
         while not task.done():
-            await asyncio.wait({task}, timeout=PAUSE)
+            await asyncio.wait({task, self._looking}, timeout=PAUSE, return_when=asyncio.FIRST_COMPLETED)
+            if self._looking.done():
+                task.cancel()
+                await asyncio.wait({task})
+                self._looking.result()
+            if self._log.guard.refused.is_set():
+                continue  # the others have yet to look, which takes none of the day's time
             if not task.done() and self.clock.asleep(task) and (at := self.clock.next_at()) is not None:
                 self.clock.set(at)
         try:
@@ -289,6 +308,11 @@ class Engine:
             if any(self._orders.given_up.values()):
                 times.append(self._watched_at + self._watch_period(self._orders))
         return min((at for at in times if at is not None), default=None)
+
+
+async def _in_a_step(_: EventLog) -> None:
+    """What was survived is reported with the next step: what happens when is drawn from the seed."""
+    raise LogUnavailable("it is not the moment for it")
 
 
 def _start(state: State, _: Any) -> Any:

@@ -105,9 +105,9 @@ class Stand:
 
     def play(self, moment: Moment) -> Result:
         """The moment's day. What the engine did wrong is in the result. How many events a day has is counted on a
-        first one on which nothing is broken, and which has to be faultless too."""
+        first one on which nothing is broken, and which has to be faultless too; it is the same for all moments."""
         if not self._events:
-            quiet = Round(self, structs.replace(moment, archives=1.0), 0).play()
+            quiet = Round(self, structs.replace(moment, archives=1.0, apart=""), 0).play()
             if quiet.found.all():
                 return structs.replace(quiet, moment=moment)
             self._events = quiet.events

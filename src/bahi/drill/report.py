@@ -144,6 +144,16 @@ The times are real. *restarted* begins with the start of what was killed, server
 ends when the house is open, the states are loaded and the worker has done everything that there was to do. *lived on*
 begins with the start of the server. For `postgres-down`, where trading never stops, it is the time from the start of
 PostgreSQL until the archive has caught up.
+
+Where several processes live through a restart of Redis, none acts on it before all of them have found there what they
+knew. In half of these moments the others ask while one is still stopped: they give up on it after 3 s of real time, and
+an epoch begins; these 3 s are in *lived on*.
+
+## What it does not hold
+
+A process that was stopped for more than 45 s counts as gone. If it goes on after that, appends in the half second
+before it looks at the log again, and Redis is killed in the same half second and loses the end of a file that it had
+flushed, then the others do not know that it knew more. No drill does that.
 """
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
@@ -14,7 +15,7 @@ MOST: Final = 1024
 
 class Ending:
     """Takes the lowest place that no live process of these roles has. `killed`: whoever had it before did not come to
-    say that it ended. Raises OSError."""
+    say that it ended. `member` is the place's name among all hosts. Raises OSError."""
 
     def __init__(self, home: Path, roles: Sequence[str]) -> None:
         folder = home.expanduser() / "processes"
@@ -28,6 +29,7 @@ class Ending:
                 os.close(held)
                 continue
             self.name = name
+            self.member = f"{name}@{socket.gethostname()}:{folder.resolve().parent}"
             self.killed = os.fstat(held).st_size > 0
             self._held = held
             os.ftruncate(held, 0)

@@ -26,14 +26,12 @@ from bahi.roles.worker import WorkerRole
 from bahi.wiring import House
 from brokers.kite.client import load
 from domain.events import Event, RuntimeStateLoaded, SystemRecovery
-from domain.values import SECOND
-from eventstore.batch import WrongEpoch
-from eventstore.entries import check_log
+from eventstore.batch import AppendResult, WrongEpoch
 from eventstore.envelope import NewEvent
 from eventstore.errors import CorruptEvent, LogLost, LogUnavailable
 from eventstore.fanout import Fanout
 from eventstore.log import EventLog
-from eventstore.vouching import doubt, vouch
+from eventstore.witness import Witness, bear_witness
 from handlers.decider import persist
 from handlers.desk import Desk
 from handlers.repair import repair
@@ -41,7 +39,7 @@ from projections.compare import corrupt_strategies
 from projections.live import live_states
 from projections.runtime import CorruptState
 
-__all__ = ["ROLES", "UnknownRole", "run_roles"]
+__all__ = ["ROLES", "UnknownRole", "all_wanted", "report_restart", "run_roles"]
 
 log = structlog.get_logger(__name__)
 
@@ -62,19 +60,47 @@ class UnknownRole(ValueError):
     """There is no such role."""
 
 
-async def run_roles(house: House, names: Sequence[str], started: Callable[[], None] = lambda: None) -> None:
-    """Runs the roles until SIGTERM or SIGINT, then drains. Raises UnknownRole, LogLost, and what a role raises."""
+def all_wanted(names: Sequence[str]) -> list[str]:
+    """The roles that these names mean, in the order of starting; no names: all. Raises UnknownRole."""
     unknown = sorted(set(names) - ROLES.keys())
     if unknown:
         raise UnknownRole(f"no such role: {', '.join(unknown)}; there are {', '.join(ROLES)}")
-    wanted = [name for name in ROLES if not names or name in names]
+    return [name for name in ROLES if not names or name in names]
+
+
+async def run_roles(
+    house: House, wanted: Sequence[str], ending: Ending, started: Callable[[], None] = lambda: None
+) -> None:
+    """Runs the roles until SIGTERM or SIGINT, then drains. Raises LogLost, and what a role raises.
+
+    From before its first append to after its last one the process is a witness of each log."""
     if house.catalogue is not None:
         await anyio.to_thread.run_sync(load)  # Kite's client: the first order does not wait for it
-    with Ending(house.settings.home, wanted) as ending:
-        if ending.killed:
-            await _report_killed(house, ending.name)
-        await _run(house, wanted, started)
+    witnesses = [Witness(each, ending.member) for each in house.logs]
+    try:
+        for witness in witnesses:
+            await persist(witness.join, house.clock)
+        async with asyncio.TaskGroup() as group:
+            looking = [group.create_task(bear_witness(each, report_restart, _no_witness)) for each in witnesses]
+            if ending.killed:
+                await _report_killed(house, ending.name)
+                ending.killed = False
+            await _run(house, wanted, started)
+            for task in looking:
+                task.cancel()
+        for witness in witnesses:
+            await _leave(witness)
+    finally:
+        for witness in witnesses:
+            await witness.aclose()
     log.info("stopped", roles=wanted)
+
+
+async def _leave(witness: Witness) -> None:
+    try:
+        await witness.leave()
+    except LogUnavailable as error:
+        log.warning("not_left_in_good_order", why=str(error))
 
 
 async def _run(house: House, wanted: Sequence[str], started: Callable[[], None]) -> None:
@@ -96,7 +122,6 @@ async def _run(house: House, wanted: Sequence[str], started: Callable[[], None])
         if house.catalogue is not None:
             followers.append(group.create_task(house.catalogue.run()))
         heart = group.create_task(beat(house.redis, wanted, house.clock))
-        witness = group.create_task(_bear_witness(house))
         running = {name: group.create_task(role.run(), name=name) for name, role in roles.items()}
         log.info("started", roles=wanted)
         started()
@@ -108,7 +133,7 @@ async def _run(house: House, wanted: Sequence[str], started: Callable[[], None])
             await roles[name].stop()
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({running[name]})
-        for task in (heart, witness, *followers):
+        for task in (heart, *followers):
             task.cancel()
 
 
@@ -135,35 +160,29 @@ async def _repair_corrupt(desk: Desk) -> None:
             log.error("corrupt_runtime", strategy_id=strategy_id, why=str(error))
 
 
-async def _bear_witness(house: House) -> None:
-    """While this process lives it tells whether Redis, restarted, still has all that it saw of the log, which is looked
-    at every second: a process that appends nothing must not vouch for what others did. Raises LogLost."""
-    while True:
-        for each in house.logs:
-            try:
-                if await vouch(each):
-                    position = str(await each.last_position())
-                    log.warning("redis_restarted", partition=each.keys.partition, position=position)
-                    report = SystemRecovery(
-                        old_epoch=each.epoch,
-                        new_epoch=each.epoch,
-                        lost={"redis": "RESTARTED"},
-                        restored={"position": position},
-                    )
-                    await _persistently(house, each, report)
-                await check_log(each, each.seen)
-            except LogLost:
-                with suppress(LogUnavailable):
-                    await doubt(each)
-                raise
-            except LogUnavailable as error:
-                log.debug("no_witness", why=str(error))
-        await house.clock.sleep(SECOND)
+async def report_restart(event_log: EventLog) -> None:
+    """Redis came back with all that any process saw of the log. Raises LogLost, LogUnavailable."""
+    position = str(await event_log.last_position())
+    log.warning("redis_restarted", partition=event_log.keys.partition, position=position)
+    report = SystemRecovery(
+        old_epoch=event_log.epoch,
+        new_epoch=event_log.epoch,
+        lost={"redis": "RESTARTED"},
+        restored={"position": position},
+    )
+    _still_ours(event_log, await event_log.append([NewEvent(report)]))
+
+
+def _no_witness(error: LogUnavailable) -> None:
+    log.debug("no_witness", why=str(error))
 
 
 async def _persistently(house: House, event_log: EventLog, event: Event) -> None:
     """Append an event of no strategy, however long that takes. Raises LogLost."""
-    result = await persist(lambda: event_log.append([NewEvent(event)]), house.clock)
+    _still_ours(event_log, await persist(lambda: event_log.append([NewEvent(event)]), house.clock))
+
+
+def _still_ours(event_log: EventLog, result: AppendResult) -> None:
     if isinstance(result, WrongEpoch):
         raise LogLost(f"this process belongs to epoch {event_log.epoch}, the log is at {result.actual}")
 
