@@ -12,19 +12,21 @@ from tests.cli.terminal import bahi, here
 
 CURRENT = next(iter(sorted((Path(__file__).parents[1] / "histories").glob("v*"))))
 
+NAMES = {"quiet", "troubled", "recovered", "surfaced", "kite", "shapes"}
+
 
 def test_histories_that_are_folded_as_ever_are_listed() -> None:
     done = here("history", "check", CURRENT)
     assert done.code == 0
     assert "✓ every event is read, every state and every decision is the same" in done.out
-    assert all(name in done.out for name in ("quiet", "troubled", "recovered", "kite", "shapes"))
+    assert all(name in done.out for name in NAMES)
 
 
 def test_json_tells_everything() -> None:
     done = here("history", "check", CURRENT.parent, "--json")
     told = done.object
     assert (done.code, told["ok"]) == (0, True)
-    assert {it["history"] for it in told["histories"]} == {"quiet", "troubled", "recovered", "kite", "shapes"}
+    assert {it["history"] for it in told["histories"]} == NAMES
     assert all(it["differences"] == [] and len(it["digest"]) == 64 for it in told["histories"])
 
 

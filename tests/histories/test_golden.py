@@ -13,6 +13,7 @@ from bahi.histories.checking import Checked, check_folder, find_histories, load_
 from bahi.histories.files import EVENTS
 from bahi.histories.recording import missing_types
 from bahi.histories.release import PLANNED, release_of
+from domain.decide import ALIVE, ALWAYS, ENDED
 from domain.events import Intent
 from eventstore.envelope import Raw, Recorded, decode
 from eventstore.errors import CorruptEvent
@@ -57,6 +58,11 @@ def test_every_type_of_event_is_in_the_histories_of_this_release(checked: dict[t
             (constructed if it.constructed else lived).update(it.types)
     assert missing_types(constructed) == []
     assert set(missing_types(lived)) <= CONSTRUCTED_ONLY.keys(), "no recorded day has these: let one come about"
+
+
+def test_every_rule_speaks_in_the_histories_of_this_release() -> None:
+    heard = {rule for plan in PLANNED for line in load_history(CURRENT, plan.name).decisions for rule in line.rules}
+    assert {rule.__name__ for rule in (*ALWAYS, *ALIVE, *ENDED)} <= heard
 
 
 @pytest.mark.parametrize("name", [plan.name for plan in PLANNED if plan.play is not None and not plan.lossy])

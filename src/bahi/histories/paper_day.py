@@ -113,15 +113,14 @@ def _well(answer: httpx.Response) -> dict[str, Any]:
 class PaperDay:
     """`market` gives what trades in a stretch of the day; `until` lives through it."""
 
-    def __init__(self, home: Path, plan: str, seed: int, ticks: int) -> None:
-        """`plan`: what goes wrong at the broker."""
+    def __init__(self, home: Path, plan: str, seed: int, ticks: int, settings: Mapping[str, Any]) -> None:
+        """`plan`: what goes wrong at the broker. `settings`: on top of those of a paper day."""
         self.home = home
         self.now: Instant = session().open_at - 30 * MINUTE
         self.archives = True
         """Whether the archive writes; its end is what is lost with Redis."""
-        self._settings = Settings.load(
-            home=home, http_port=0, paper_plan=plan, calendar="nse", archive_patience=dt.timedelta(seconds=20)
-        )
+        usual = {"http_port": 0, "calendar": "nse", "archive_patience": dt.timedelta(seconds=20)}
+        self._settings = Settings.load(home=home, paper_plan=plan, **usual, **settings)
         opening = {symbol: DEFAULT_SYMBOLS[symbol] for symbol in SYMBOLS}
         self._ticks = list(generate_day(DATE, opening, seed, ticks_per_symbol=ticks, session=session()))
         self._next = 0
@@ -245,9 +244,11 @@ class PaperDay:
 
 
 @asynccontextmanager
-async def open_paper_day(home: Path, *, plan: str = "", seed: int = 1, ticks: int = 1_500) -> AsyncIterator[PaperDay]:
+async def open_paper_day(
+    home: Path, *, plan: str = "", seed: int = 1, ticks: int = 1_500, **settings: Any
+) -> AsyncIterator[PaperDay]:
     """A day with its engine open, half an hour before the market is. `ticks`: of each symbol."""
-    day = PaperDay(home, plan, seed, ticks)
+    day = PaperDay(home, plan, seed, ticks, settings)
     try:
         await day.open()
         yield day

@@ -15,7 +15,7 @@ from bahi.histories.files import Head, HistoryError
 from bahi.histories.kite_day import play_kite
 from bahi.histories.recording import Recorder, Written, missing_types, write
 from bahi.histories.shapes import construct
-from bahi.histories.stories import quiet, recovered, troubled
+from bahi.histories.stories import quiet, recovered, surfaced, troubled
 from eventstore.envelope import Raw
 
 __all__ = ["PLANNED", "Planned", "record_release", "release_of"]
@@ -42,6 +42,7 @@ PLANNED: Final = (
     Planned("quiet", "A paper day on which nothing fails: updates, stops, halts, a second run, an audit.", quiet),
     Planned("troubled", "A paper day on which the broker fails, sessions end and events are parked.", troubled),
     Planned("recovered", "A paper day on which Redis is lost twice, and nobody is there for an hour.", recovered, True),
+    Planned("surfaced", "A paper day on which orders show after they were given up, and nobody closes it.", surfaced),
     Planned("kite", "Minutes at a Kite that fails in its ways, with workers that die.", _kite),
     Planned("shapes", "Constructed, not lived: every type of event in every shape that its schema allows."),
 )

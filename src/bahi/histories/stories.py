@@ -34,7 +34,7 @@ from handlers.decider import Wake, decided, take_turn
 from simulation.market import DEFAULT_SYMBOLS
 from simulation.plan import Market, draw_strategies
 
-__all__ = ["quiet", "recovered", "troubled"]
+__all__ = ["quiet", "recovered", "surfaced", "troubled"]
 
 TROUBLES: Final = (
     "seed={seed},latency=300ms,partial=0.3,rests=0.12,rejected=0.08,margin=0.03,rejected_after=0.06,throttled=0.05,"
@@ -42,6 +42,13 @@ TROUBLES: Final = (
     "cancel_unanswered=0.15,modify_refused=0.2,modify_unanswered=0.15,readings=0.05"
 )
 """What goes wrong at the broker on a bad day: much, so that a small history holds much of it."""
+
+
+LATE: Final = (
+    "seed={seed},latency=300ms,timeout_surfaces=0.45,partial=0.4,rests=0.3,cancel_filled=0.3,cancel_refused=0.2,"
+    "modify_refused=0.1"
+)
+"""What goes wrong at a broker that shows orders late."""
 
 
 def _at(clock: str) -> Instant:
@@ -262,6 +269,30 @@ async def recovered(home: Path, seed: int) -> tuple[list[Raw], Recorder]:
             await day.close()
             day.lose_redis()
             day.now += MINUTE
+            await day.open()
+            await day.finish()
+            return await day.entries(), recorder
+
+
+# --- a day on which orders come back ----------------------------------------------------------------------------------
+
+
+async def surfaced(home: Path, seed: int) -> tuple[list[Raw], Recorder]:
+    """The broker shows orders only after they were given up, because the quarantine is far too short: they are
+    cancelled, what they bought is sold again, what they sold beyond is alerted. The close finds nobody there."""
+    recorder = Recorder()
+    short = dt.timedelta(seconds=1)
+    with recorder.listening():
+        async with open_paper_day(
+            home, plan=LATE.format(seed=seed), seed=seed, quarantine_ambiguous=short, quarantine_crash=short
+        ) as day:
+            users = [await day.join(name) for name in ("indu", "jaya")]
+            await _armed(day, users, 24, seed)
+            for number, symbol in enumerate(SYMBOLS):  # held when nobody is there any more
+                await users[number % 2].started(symbol, 5, f"14:3{number}:00", "15:20:00", "100", "CNC")
+            await day.until(_at("15:15:00"))
+            await day.close()
+            day.now = _at("15:31:00")
             await day.open()
             await day.finish()
             return await day.entries(), recorder
