@@ -20,8 +20,8 @@ HANGS: Final = 120.0
 
 
 class Life(Struct, frozen=True, kw_only=True):
-    """What came of a seed. `found` is empty when nothing was violated; each entry begins with the rule. `virtual` is how
-    much time passed in it, `calls` how many calls to the outside were made."""
+    """What came of a seed. `found` is empty when nothing was violated; each entry begins with the rule. `virtual`
+    is how much time passed in it, `calls` how many calls to the outside were made."""
 
     seed: int
     found: list[str]
@@ -29,7 +29,7 @@ class Life(Struct, frozen=True, kw_only=True):
     types: dict[str, int]
     story: list[str] = field(default_factory=list)
     virtual: Duration
-    strategies: int
+    strategy_days: int
     orders: int
     calls: int
     seconds: float
@@ -39,10 +39,10 @@ class Life(Struct, frozen=True, kw_only=True):
         return not self.found
 
 
-def live(stage: Stage, seed: int, enabled: Collection[Fault] = EVERY) -> Life:
-    """One life, the same for the same seed and faults. One that hangs is broken off and told of."""
+def live(stage: Stage, seed: int, enabled: Collection[Fault] = EVERY, *, days: int = 1) -> Life:
+    """One life, the same for the same seed, faults and days. One that hangs is broken off and told of."""
     begun = time.perf_counter()
-    world = World(stage, seed, enabled)
+    world = World(stage, seed, enabled, days=days)
     asyncio.run(_within(world, HANGS))
     types: Counter[str] = Counter(record.event.type for record in world.history) or world.watch.types
     return Life(
@@ -52,7 +52,7 @@ def live(stage: Stage, seed: int, enabled: Collection[Fault] = EVERY) -> Life:
         types=dict(sorted(types.items())),
         story=world.story.lines,
         virtual=world.clock.now() - world.began_at,
-        strategies=len(world.strategies),
+        strategy_days=len(world.strategies) * days,
         orders=sum(count for name, count in types.items() if name.startswith("EXECUTE_")),
         calls=world.traffic.count,
         seconds=time.perf_counter() - begun,

@@ -1,4 +1,4 @@
-"""What a simulated process has to do with besides Redis: its broker, PostgreSQL and its own clock, each behind its wire."""
+"""What a simulated process deals with besides Redis, each behind its wire: its broker, PostgreSQL, its own clock."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""The users of a simulated life, and the operator: what they ask of the API, each request again until it is answered."""
+"""The users of a simulated life, and the operator: what they ask of the API, again and again until it is answered."""
 
 import random
 from collections.abc import Awaitable, Callable

@@ -1,0 +1,128 @@
+"""What each fault does to a world when it strikes at a call that waits at its gate."""
+
+from typing import TYPE_CHECKING, Any, Final
+
+from domain.values import MINUTE, SECOND
+from eventstore.keys import GROUP, Keys
+from simulation.faults import Fault
+from simulation.house import POLICY
+from simulation.process import Kind, Process, State
+from simulation.wire import Crossing, Verdict
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+__all__ = ["Strikes"]
+
+DEATHS: Final = {
+    Fault.WORKER_DIES: Kind.WORKER,
+    Fault.SCHEDULER_DIES: Kind.SCHEDULER,
+    Fault.MARKET_DIES: Kind.MARKET,
+    Fault.UPDATES_DIES: Kind.UPDATES,
+    Fault.ARCHIVE_DIES: Kind.ARCHIVE,
+}
+PAUSES: Final = {
+    Fault.PAUSED: (SECOND // 10, 2 * SECOND),
+    Fault.PAUSED_PAST_TAKE_OVER: (2 * SECOND, 10 * SECOND),
+    Fault.PAUSED_PAST_QUARANTINE: (30 * SECOND, 90 * SECOND),
+}
+
+
+class Strikes:
+    """The faults of one world's calls."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    async def strike(self, fault: Fault, crossing: Crossing) -> bool:
+        """Whether the crossing is dealt with."""
+        process = self._world.processes[crossing.wire.name]
+        now, chance = self._world.clock.now(), self._world.chance
+        postgres = crossing.what == "postgres"
+        match fault:
+            case Fault.CALL_LOST if not postgres:
+                self._tell(fault, crossing)
+                self._world.traffic.release(crossing, Verdict.LOSE)
+                return True
+            case Fault.REPLY_LOST if not postgres:
+                self._tell(fault, crossing)
+                self._world.traffic.release(crossing, Verdict.SWALLOW)
+                self._world.moves += 1
+                return True
+            case Fault.ARCHIVE_CALL_LOST if postgres:
+                self._tell(fault, crossing)
+                self._world.traffic.release(crossing, Verdict.LOSE)
+                return True
+            case Fault.COMMIT_UNANSWERED if postgres:
+                self._tell(fault, crossing)
+                self._world.traffic.release(crossing, Verdict.SWALLOW)
+                return True
+            case Fault.CALL_DELAYED:
+                self._tell(fault, crossing)
+                self._world.delayed[crossing] = now + chance.choice((SECOND // 20, SECOND, 4 * SECOND))
+                return True
+            case (
+                Fault.WORKER_DIES | Fault.SCHEDULER_DIES | Fault.MARKET_DIES | Fault.UPDATES_DIES | Fault.ARCHIVE_DIES
+            ) if process.kind is DEATHS[fault]:
+                self._tell(fault, crossing)
+                await self._die(process, crossing)
+                return True
+            case Fault.DIES_WHILE_STARTING if process.state is State.STARTING and process.name in self._world.starts:
+                self._tell(fault, crossing)
+                await self._die(process, crossing)
+                return True
+            case Fault.PAUSED | Fault.PAUSED_PAST_TAKE_OVER | Fault.PAUSED_PAST_QUARANTINE:
+                self._tell(fault, crossing)
+                process.paused_until = now + chance.randint(*PAUSES[fault])
+                if process.kind is Kind.WORKER and fault is not Fault.PAUSED:
+                    self._world.at(now + 2 * SECOND, lambda: self.take_over(process.name))
+                return True
+            case Fault.TAKEN_OVER:
+                if process.kind is Kind.WORKER and self.take_over(process.name):
+                    self._tell(fault, crossing)
+            case Fault.CLOCK_AHEAD | Fault.CLOCK_BEHIND:
+                sign = 1 if fault is Fault.CLOCK_AHEAD else -1
+                self._tell(fault, crossing)
+                process.clock.offset = sign * chance.randrange(POLICY.skew // 2)
+            case Fault.REDIS_AWAY:
+                self._tell(fault, crossing)
+                self._world.redis_away_until = now + chance.choice((SECOND // 2, 3 * SECOND, 12 * SECOND))
+                self._world.at(self._world.redis_away_until, self._world.look_up)
+            case Fault.POSTGRES_AWAY:
+                self._tell(fault, crossing)
+                self._world.postgres_away_until = now + chance.choice((5 * SECOND, MINUTE, 4 * MINUTE))
+                self._world.at(self._world.postgres_away_until, self._world.look_up)
+        return False
+
+    def _tell(self, fault: Fault, crossing: Crossing) -> None:
+        self._world.faults.note(fault)
+        self._world.story.tell(self._world.clock.now(), "fault", f"{fault} at {crossing!r}")
+
+    async def _die(self, process: Process, crossing: Crossing | None = None) -> None:
+        """Before the call, or after it and before its answer."""
+        if crossing is not None and self._world.chance.random() < 0.5:
+            self._world.traffic.release(crossing, Verdict.FREEZE)
+            await self._world.traffic.rest()
+        process.kill()
+        await self._world.traffic.rest()
+        await process.bury()
+        del self._world.processes[process.name]
+        self._world.moves += 1
+        away = self._world.chance.choice((0, SECOND // 2, 3 * SECOND, 20 * SECOND))
+        if process.kind is Kind.WORKER and away > 2 * SECOND:
+            self._world.at(self._world.clock.now() + 2 * SECOND, lambda: self.take_over(process.name))
+        self._world.at(self._world.clock.now() + away, lambda: self._world.hire(process.name, process.kind))
+
+    def take_over(self, name: str) -> bool:
+        """Another worker claims what this one has pending, as after two idle seconds."""
+        heirs = [each for each in self._world.processes.values() if each.kind is Kind.WORKER and each.name != name]
+        if not heirs:
+            return False
+        heir, taken = self._world.chance.choice(heirs), 0
+        for stream in Keys().streams.values():
+            pending: Any = self._world.looker.xpending_range(stream, GROUP, "-", "+", 1000, name)
+            if ids := [each["message_id"] for each in pending]:
+                self._world.looker.xclaim(stream, GROUP, heir.name, 0, ids, justid=True)
+                taken += len(ids)
+        heir.moves = -1
+        return taken > 0
