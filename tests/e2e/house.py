@@ -47,13 +47,23 @@ BAHI = Path(sys.executable).with_name("bahi")
 
 
 SLOWLY = 4
-"""A machine that does other things as well takes so many times as long."""
+"""What is waited for may take so many times as long as on an idle machine."""
+_pace = 1.0
+
+
+def pace() -> float:
+    """How many times as long as alone a process takes here at present: measured by a little work."""
+    work = 0.1
+    begun, worked = time.perf_counter(), time.thread_time()
+    while time.thread_time() - worked < work:
+        pass
+    return max(1.0, (time.perf_counter() - begun) / work)
 
 
 def until(look: Callable[[], T], seconds: float = 20, what: str = "", every: float = 0.05) -> T:
     """Looks again and again until it is true; its answer. Fails when it is not true in time, which is a multiple of
     the seconds that it may take on an idle machine."""
-    seconds *= SLOWLY
+    seconds *= SLOWLY * _pace
     deadline = time.monotonic() + seconds
     while not (answer := look()):
         if time.monotonic() > deadline:
@@ -63,8 +73,9 @@ def until(look: Callable[[], T], seconds: float = 20, what: str = "", every: flo
 
 
 def clock_in(seconds: float) -> str:
-    """The exchange's wall clock that many seconds from now: HH:MM:SS, the next full second."""
-    return f"{dt.datetime.now(IST) + dt.timedelta(seconds=seconds + 0.999):%H:%M:%S}"
+    """The exchange's wall clock that many seconds from now, more where everything takes longer: HH:MM:SS, the next
+    full second."""
+    return f"{dt.datetime.now(IST) + dt.timedelta(seconds=seconds * _pace + 0.999):%H:%M:%S}"
 
 
 LATE = ("23:59:58", "23:59:59")
@@ -140,24 +151,24 @@ class Process:
         self.popen.kill()
         self.popen.wait()
 
-    def terminate(self, seconds: float = 60) -> float:
-        """SIGTERM; how many seconds it took to drain. It must end in good order."""
+    def terminate(self, seconds: float = 15) -> None:
+        """SIGTERM. It must end in good order, within a multiple of the seconds that it may take on an idle machine."""
         self.ended = True
-        begun = time.monotonic()
         self.popen.send_signal(signal.SIGTERM)
         try:
-            code = self.popen.wait(seconds)
+            code = self.popen.wait(seconds * SLOWLY * _pace)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} does not end: {self.said()}") from None
         assert code == 0, f"{self.name} ended with {code}: {self.said()}"
-        return time.monotonic() - begun
 
 
 class House:
     """A BAHI_HOME, its processes, and what is in its log and its order book."""
 
     def __init__(self, **settings: str) -> None:
+        global _pace
         await_a_long_day()
+        _pace = pace()
         self.home = Path(tempfile.mkdtemp(prefix="bahi-e2e-"))
         self.command: list[str | Path] = [BAHI]
         self.port = free_port()

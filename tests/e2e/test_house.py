@@ -267,13 +267,13 @@ def test_a_second_engine_on_the_home_shares_the_work(house: House) -> None:
     trader = Trader(house)
     strategies = [trader.armed(7, 9) for _ in range(5)]
     second.ready()
-    assert same_port.popen.wait(30) == 2
+    assert same_port.popen.wait(120) == 2
     assert f"cannot listen on 127.0.0.1:{house.port}" in " ".join(same_port.err.read_text().split())
-    assert no_recording.popen.wait(30) == 2
+    assert no_recording.popen.wait(120) == 2
     assert "nothing.csv: cannot be opened" in " ".join(no_recording.err.read_text().split())
     for each in strategies:
         trader.sees(each, status="stopped", position="sold")
-    assert second.terminate() < 5
+    second.terminate(5)
     assert first.lives
     assert house.ready()
 
@@ -285,7 +285,7 @@ def test_the_engine_drains_and_goes_on_where_it_was(house: House) -> None:
     due_at = clock_in(8)
     missed = trader.armed(buy_time=due_at, quantity=5)  # its BUY as well
     trader.sees(holding, position="bought")
-    assert house.processes[0].terminate() < 5
+    house.processes[0].terminate(5)
     assert not house.servers()
     ticks = house.home / "ticks.csv"
     recording(ticks, 6)
