@@ -3,15 +3,10 @@
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from domain.decide import Decision, decide_next
-from domain.facts import Facts
-from domain.strategy import State
 from handlers.decider import Turn, Wake, take_turn
-from handlers.desk import Desk
+from handlers.desk import DecideNext, Desk
 
 __all__ = ["AROUND", "DecideNext", "advance"]
-
-DecideNext = Callable[[State, Facts], Decision]
 
 AROUND: ContextVar[Callable[[DecideNext], DecideNext] | None] = ContextVar("around_decide_next", default=None)
 """What goes around `decide_next` in this context and in every task begun there, to record what is decided on what."""
@@ -24,4 +19,4 @@ async def advance(desk: Desk, strategy_id: int, wake: Wake) -> Turn:
     Raises LogUnavailable, LogLost; CorruptState, Undecidable and the like are poison.
     """
     around = AROUND.get()
-    return await take_turn(desk, strategy_id, decide_next if around is None else around(decide_next), wake)
+    return await take_turn(desk, strategy_id, desk.decide if around is None else around(desk.decide), wake)

@@ -42,7 +42,6 @@ from projections.runtime import encode_change
 T = TypeVar("T")
 Decide = Callable[[State, Facts], Decision | None]
 """None: leave everything as it is."""
-
 PAUSES = (50_000, 100_000, 250_000, 500_000, 1_000_000)
 """Microseconds between tries while the log cannot be reached; the last one repeats."""
 

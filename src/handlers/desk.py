@@ -8,6 +8,7 @@ from msgspec import Struct, field
 from brokers.port import Brokers, Instruments
 from domain.calendar import Calendar
 from domain.clock import Clock
+from domain.decide import Decision, decide_next
 from domain.facts import Facts, Halt, Policy
 from domain.strategy import State
 from domain.values import Product, Quantity
@@ -16,6 +17,8 @@ from eventstore.log import EventLog
 from handlers.waits import Waits
 from projections.prices import decode_price
 from projections.runtime import CorruptState, decode_state
+
+DecideNext = Callable[[State, Facts], Decision]
 
 
 class Desk(Struct, frozen=True, kw_only=True):
@@ -30,6 +33,8 @@ class Desk(Struct, frozen=True, kw_only=True):
     known: dict[int, tuple[int, str]] = {}
     """Owner and symbol of strategies seen, so that everything comes in one round trip; neither ever changes."""
     waits: Waits = field(default_factory=Waits)
+    decide: DecideNext = decide_next
+    """What a wake-up asks: the rules, unless a test of other rules brings its own."""
     look_again: Callable[[], Awaitable[None]] | None = None
     """Brings `instruments` up to date: processes learn of a new list some seconds apart."""
 

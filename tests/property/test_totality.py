@@ -1,62 +1,21 @@
 """`evolve` is total, `apply` says the same, and the blind cases say the same when the append script interprets them."""
 
 import copy
-import datetime as dt
-import types
 import typing
 from decimal import Decimal
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
 import hypothesis.strategies as st
-import msgspec
 from hypothesis import given, settings
 
+from bahi.testing import near_events
 from domain import blind
 from domain.events import EVENT_TYPES, Event, SafetyAbort
 from domain.strategy import State, apply, evolve, fold, initial
-from domain.tags import make_tag
-from domain.values import Abort, Config, OrderRequest, Status, Tick
+from domain.values import Abort, Status, Tick
 
-TAGS = [make_tag("TEST", 7, run, number) for run in (1, 2) for number in (1, 2)]
-"""Few, so that events meet orders."""
-
-
-def values(annotation: Any) -> st.SearchStrategy[Any]:
-    """Any value of a field's type, small and often colliding."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return values(get_args(annotation)[0])
-    if isinstance(annotation, typing.NewType):
-        return st.sampled_from(TAGS)
-    if origin in (types.UnionType, typing.Union):
-        return st.one_of([values(part) for part in get_args(annotation)])
-    if origin is list:
-        return st.lists(values(get_args(annotation)[0]), max_size=2)
-    if origin is dict:
-        return st.just({})
-    if isinstance(annotation, type) and issubclass(annotation, str) and annotation is not str:
-        return st.sampled_from(list(annotation))
-    if annotation in (Config, OrderRequest, Tick):
-        return structs(annotation)
-    return {
-        type(None): st.none(),
-        bool: st.booleans(),
-        int: st.integers(0, 6),
-        str: st.sampled_from(["", "X", TAGS[0]]),
-        Decimal: st.sampled_from([Decimal(0), Decimal("94.95"), Decimal(100)]),
-        dt.date: st.sampled_from([dt.date(2026, 6, 15), dt.date(2026, 6, 16)]),
-        dt.time: st.sampled_from([dt.time(9, 20), dt.time(15, 10)]),
-    }[annotation]
-
-
-def structs(cls: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
-    hints = typing.get_type_hints(cls, include_extras=True)
-    fields = {name: values(hints[name]) for name in cls.__struct_fields__ if name != "schema"}
-    return st.builds(cls, **fields)
-
-
-EVENTS: st.SearchStrategy[Event] = st.sampled_from(list(EVENT_TYPES.values())).flatmap(structs)
-HISTORIES = st.lists(EVENTS, max_size=25)
+HISTORIES = st.lists(near_events(), max_size=25)
+"""Not only of events that may follow each other."""
 
 
 @settings(max_examples=200, deadline=None)
@@ -131,7 +90,7 @@ def _blank(cls: type[Event]) -> Event:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from([EVENT_TYPES[name] for name in BLIND]).flatmap(structs),
+    near_events(*BLIND),
     st.sampled_from(Status),
     st.integers(0, 2),
     st.integers(0, 2),

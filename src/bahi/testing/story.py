@@ -97,8 +97,10 @@ def clock_time(text: str, day: dt.date = DAY) -> Instant:
 class Scene:
     """A strategy and the world it lives in; words change it."""
 
-    def __init__(self) -> None:
-        self.state: State = initial(7, 1)
+    def __init__(self, strategy_id: int = 7, user_id: int = 1) -> None:
+        self.state: State = initial(strategy_id, user_id)
+        self.events: list[tuple[Instant, Event]] = []
+        """Everything that was folded, with when."""
         self.facts = Facts(
             now=clock_time("09:00"),
             log_id=LOG,
@@ -115,6 +117,7 @@ class Scene:
     def fold(self, *events: Event) -> None:
         for event in events:
             self.state = evolve(self.state, event)
+            self.events.append((self.facts.now, event))
 
     def look(self, **changes: Any) -> None:
         """Changes the facts. The price stays as fresh as the clock unless `price_at` is given."""
@@ -125,7 +128,13 @@ class Scene:
             self.facts = replace(self.facts, price_at=self.facts.now)
 
     def decide(self) -> Decision:
+        """What would be decided now. Changes nothing."""
         return decide_next(self.state, self.facts)
+
+    def take(self, decision: Decision) -> None:
+        """What was decided is appended."""
+        self.events += [(self.facts.now, event) for event in decision.events]
+        self.state, self.decided, self.wake_at = decision.state, decision.events, decision.wake_at
 
     def tag(self, number: int | None = None) -> Tag:
         """The current order's tag, or that of the `number`-th order of the current run."""
@@ -175,8 +184,7 @@ class Story:
         """Tells the words, then asks once for a decision and folds it."""
         for word in words:
             word(self.scene)
-        decision = self.scene.decide()
-        self.scene.state, self.scene.decided, self.scene.wake_at = decision.state, decision.events, decision.wake_at
+        self.scene.take(self.scene.decide())
         again = self.scene.decide()
         assert again.events == (), f"the same question was answered again with {again.events}"
         return self
@@ -209,6 +217,7 @@ class Story:
 
 
 def given(*words: Word) -> Story:
+    """A story that begins with these words."""
     scene = Scene()
     for word in words:
         word(scene)
@@ -318,6 +327,11 @@ def start_requested(scene: Scene) -> None:
     scene.fold(StrategyStartRequested())
 
 
+def registered(scene: Scene) -> None:
+    """The scheduler has registered the run's timers."""
+    scene.fold(StrategyReady(run=scene.state.run), StrategyRunning(run=scene.state.run))
+
+
 def started_with(day: dt.date = DAY, **changes: Any) -> Word:
     """A run, armed for `day` and running; its number is the version of STRATEGY_STARTED."""
 
@@ -336,7 +350,7 @@ def started_with(day: dt.date = DAY, **changes: Any) -> Word:
             config=armed,
         )
         scene.fold(StrategyStartRequested(), started)
-        scene.fold(StrategyReady(run=scene.state.run), StrategyRunning(run=scene.state.run))
+        registered(scene)
         if scene.facts.now < session.open_at:
             scene.look(now=instant(day, dt.time(9, 16)))
 
@@ -367,7 +381,7 @@ def aborted(reason: Abort = Abort.OPERATOR) -> Word:
 
 def decided(scene: Scene) -> None:
     """A worker looked at the strategy, and what it decided was appended."""
-    scene.state = scene.decide().state
+    scene.take(scene.decide())
 
 
 # --- words: triggers ------------------------------------------------------------------------------------------------

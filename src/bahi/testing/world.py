@@ -25,6 +25,7 @@ from brokers.paper.matching import Order as Row
 from brokers.paper.plan import Plan
 from brokers.port import Brokers, OrderLimits, Trade
 from domain.calendar import Calendar, load_nse
+from domain.decide import decide_next
 from domain.events import (
     BuyTriggered,
     Event,
@@ -53,7 +54,7 @@ from eventstore.log import EventLog
 from eventstore.members import all_strategies
 from eventstore.open import open_log
 from handlers.decider import Wake, decided, take_turn
-from handlers.desk import Desk
+from handlers.desk import DecideNext, Desk
 from handlers.poller import Poller
 from handlers.worker import Worker
 from projections.prices import encode_price
@@ -108,7 +109,9 @@ class World:
         at: Instant = OPENING + 60 * SECOND,
         book: Book | None = None,
         archive: PostgresArchive | None = None,
+        decide: DecideNext = decide_next,
     ) -> None:
+        self.decide = decide
         self.archive = archive
         self._chance = random.Random(at)
         self.redis_url = redis_url
@@ -236,6 +239,7 @@ class World:
             instruments=BUILT_IN,
             brokers=self.brokers,
             known={},
+            decide=self.decide,
         )
 
     async def _last(self, symbol: str) -> Tick | None:
@@ -367,7 +371,7 @@ class World:
 
     async def settle(self) -> None:
         """Everything that can be done now."""
-        for _ in range(10_000):
+        for _ in range(1_000):
             done = 0
             for process in list(self.processes):
                 done += await self.step(process)
