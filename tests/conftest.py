@@ -79,8 +79,10 @@ def _roomy(folder: Path) -> bool:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Tests wait for servers, for other processes and for the clock: one more at a time than there are cores."""
-    return (os.cpu_count() or 1) + 1
+    """Tests wait for servers, for other processes and for the clock: one more at a time than there are cores; and not
+    very many, since each has its servers, and files are not of one size."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores + 1, 8)
 
 
 @pytest.fixture(autouse=True)

@@ -97,7 +97,7 @@ async def test_the_second_reply_is_lost_and_the_server_knows_what_it_did(
     faults.arm(fault, 2)
     async with between(server, faults) as proxy:
         client = log_client(f"unix://{proxy.at}")
-        client.connection_pool.connection_kwargs["socket_timeout"] = 0.3
+        client.connection_pool.connection_kwargs["socket_timeout"] = 1.0
         try:
             assert await command(client, "INCR", "n") == 1
             if raises is None:
@@ -116,6 +116,7 @@ async def test_the_second_reply_is_lost_and_the_server_knows_what_it_did(
 async def test_what_is_not_faulty_passes_unchanged_also_in_pipelines_and_subscriptions(server: EmbeddedRedis) -> None:
     async with between(server, Faults(random.Random(1))) as proxy:
         client = log_client(f"unix://{proxy.at}")
+        client.connection_pool.connection_kwargs["socket_timeout"] = 60
         try:
             big = bytes(range(256)) * 2_000
             pipeline = client.pipeline(transaction=True)
@@ -125,9 +126,9 @@ async def test_what_is_not_faulty_passes_unchanged_also_in_pipelines_and_subscri
             assert (await pipeline.execute())[-1] == [big] * 50
             async with client.pubsub() as heard:
                 await heard.subscribe("news")
-                assert (await heard.get_message(timeout=5))["type"] == "subscribe"
+                assert (await heard.get_message(timeout=60))["type"] == "subscribe"
                 await client.publish("news", b"once")
-                assert (await heard.get_message(timeout=5))["data"] == b"once"
+                assert (await heard.get_message(timeout=60))["data"] == b"once"
         finally:
             await client.aclose()
 
@@ -138,7 +139,7 @@ async def test_the_same_seed_loses_the_same_replies(server: EmbeddedRedis) -> No
         faults.turn(True)
         async with between(server, faults) as proxy:
             client = log_client(f"unix://{proxy.at}")
-            client.connection_pool.connection_kwargs["socket_timeout"] = 0.05
+            client.connection_pool.connection_kwargs["socket_timeout"] = 0.5
             try:
                 for _ in range(60):
                     try:
