@@ -5,14 +5,13 @@ only by who was there: processes that saw the log before and after vouch for it,
 none is left, or one does not answer, the end is taken for lost, and the order books are asked (`projections.recovery`).
 """
 
-import asyncio
-
 from redis.asyncio import Redis
 
 from eventstore.clients import command, commands
 from eventstore.guard import fact, run_id_in
 from eventstore.keys import Keys
 from eventstore.log import EventLog
+from eventstore.patience import TIMER
 from eventstore.witness import PATIENCE
 
 __all__ = ["is_vouched_for", "run_id_of", "stopping_in_good_order", "vouch", "vouch_for"]
@@ -34,7 +33,8 @@ async def is_vouched_for(redis: "Redis", keys: Keys, member: str = "") -> bool:
     info: bytes = await command(redis, "INFO", "server")
     run_id = run_id_in(info).encode()
     await command(redis, "SET", keys.server, run_id, "NX")
-    waited = min(float(fact(info, "uptime_in_seconds")), PATIENCE - _DECIDED)
+    timer = TIMER.get()
+    waited = min(timer.uptime(float(fact(info, "uptime_in_seconds"))), PATIENCE - _DECIDED)
     while await command(redis, "GET", keys.doubted) != run_id:
         if await command(redis, "GET", keys.server) == run_id:
             return True
@@ -44,7 +44,7 @@ async def is_vouched_for(redis: "Redis", keys: Keys, member: str = "") -> bool:
         looking = any(run_id in word for word in others)
         if not others or waited > PATIENCE + _DECIDED or (waited >= PATIENCE and not looking):
             return False
-        await asyncio.sleep(_LOOK_EVERY)
+        await timer.sleep(_LOOK_EVERY)
         waited += _LOOK_EVERY
     return False
 

@@ -7,7 +7,6 @@ that it knew; if one does not answer, it may have known more, and then nobody go
 
 import asyncio
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -15,6 +14,7 @@ from typing import Any, Final
 from eventstore.clients import sibling
 from eventstore.errors import LogLost, LogUnavailable
 from eventstore.log import EventLog
+from eventstore.patience import TIMER
 from eventstore.script import Script
 
 __all__ = ["PATIENCE", "Witness", "bear_witness"]
@@ -39,6 +39,7 @@ class Witness:
         """Whether the server was restarted, and this process was the last to find the log whole; who reports that takes
         it back."""
         self._redis = sibling(log.redis, redis_connect_func=None)
+        self._timer = TIMER.get()
         self._token = secrets.token_hex(8)
         self._life = log.guard.run_id
         self._round = 0
@@ -53,9 +54,9 @@ class Witness:
         Raises LogLost when the server was restarted since the log was opened; LogUnavailable.
         """
         self._judge(await self._say("join"))
-        until = time.monotonic() + PATIENCE  # whoever has not heard of it by then is dead or hangs
-        while self._unaware and time.monotonic() < until:
-            await asyncio.sleep(_SOON)
+        until = self._timer.now() + PATIENCE  # whoever has not heard of it by then is dead or hangs
+        while self._unaware and self._timer.now() < until:
+            await self._timer.sleep(_SOON)
             await self.look()
 
     async def look(self) -> bool:
@@ -64,7 +65,7 @@ class Witness:
         Raises LogLost, also when somebody else knows of more than there is; LogUnavailable.
         """
         life, since = self._waiting
-        impatient = bool(life) and time.monotonic() - since > PATIENCE
+        impatient = bool(life) and self._timer.now() - since > PATIENCE
         return self._judge(await self._say("doubt" if impatient else "look"))
 
     async def leave(self) -> None:
@@ -93,7 +94,7 @@ class Witness:
                 raise LogLost(f"Redis was restarted: {b' '.join(why).decode()}")
             case [b"Waiting", run_id, *_]:
                 if self._waiting[0] != run_id.decode():
-                    self._waiting = (run_id.decode(), time.monotonic())
+                    self._waiting = (run_id.decode(), self._timer.now())
                 return False
             case [b"Whole" | b"Vouched" as word, position, run_id, number, unaware]:
                 self.log.seen = max(self.log.seen, position)

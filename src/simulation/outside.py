@@ -23,10 +23,10 @@ from brokers.port import (
 )
 from domain.clock import Clock
 from domain.decide import UNREACHABLE
-from domain.values import Duration, Instant, OrderRequest, Price
+from domain.values import SECOND, Duration, Instant, OrderRequest, Price
 from simulation.wire import Crossing, Verdict, Wire
 
-__all__ = ["GatedBrokers", "ProcessClock", "gated"]
+__all__ = ["GatedBrokers", "ProcessClock", "SimulatedTimer", "gated"]
 
 T = TypeVar("T")
 
@@ -47,6 +47,22 @@ class ProcessClock:
     def asleep(self, task: Any) -> bool:
         """See `VirtualClock.asleep`."""
         return bool(cast(Any, self._clock).asleep(task))
+
+
+class SimulatedTimer:
+    """`eventstore.patience.Timer` by the simulation's clock. A server counts as one that was started just now."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def now(self) -> float:
+        return self._clock.now() / SECOND
+
+    async def sleep(self, seconds: float) -> None:
+        await self._clock.sleep(int(seconds * SECOND))
+
+    def uptime(self, told: float) -> float:
+        return 0.0
 
 
 class GatedBrokers:

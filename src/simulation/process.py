@@ -11,17 +11,17 @@ from domain.events import SystemRecovery
 from domain.facts import Policy
 from domain.values import SECOND, Duration, Instant
 from eventstore.archive import OUTAGES, PostgresArchive
-from eventstore.entries import check_log
 from eventstore.envelope import NewEvent
 from eventstore.errors import LogLost, LogUnavailable, NeedsRecovery
 from eventstore.keys import Keys
 from eventstore.log import EventLog
 from eventstore.open import open_log
-from eventstore.vouching import vouch
+from eventstore.patience import TIMER
+from eventstore.witness import Witness
 from handlers.desk import Desk
 from projections.recovery import recover
 from projections.runtime import DEFAULTS
-from simulation.outside import ProcessClock
+from simulation.outside import ProcessClock, SimulatedTimer
 from simulation.roles import Role
 from simulation.wire import Wire
 
@@ -76,6 +76,7 @@ class Process:
         desk: Callable[[EventLog, "Process"], Desk],
         equip: Callable[[Desk, "Process"], Role],
         writer: str,
+        rounds: Callable[[], int],
     ) -> None:
         self.name = name
         self.kind = kind
@@ -88,6 +89,7 @@ class Process:
         """How many appends there had been when it was stepped last."""
         self.error: BaseException | None = None
         self.recovered = 0
+        self._timer = SimulatedTimer(clock)
         self.log: EventLog | None = None
         self.role: Role | None = None
         self._redis_url = redis_url
@@ -99,6 +101,10 @@ class Process:
         self._make_desk = desk
         self._equip = equip
         self._writer = writer
+        self._rounds = rounds
+        self._witness: Witness | None = None
+        self.looked = -1
+        """At how many joinings and restarts it bore witness last."""
         self._setbacks = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -116,6 +122,8 @@ class Process:
         """Its connections are closed, as the operating system would."""
         if self.role is not None:
             self.role.drop()
+        if self._witness is not None:
+            await self._witness.aclose()
         if self.log is not None:
             await self.log.aclose()
 
@@ -129,6 +137,7 @@ class Process:
 
     def _run(self, work: Any, state: State) -> None:
         self.state = state
+        TIMER.set(self._timer)
         with self.wire.inside():
             self._task = asyncio.get_running_loop().create_task(self._guarded(work), name=f"{self.name} {state}")
 
@@ -151,6 +160,9 @@ class Process:
     async def _start(self) -> None:
         if self.log is None:
             self.log = await self._open()
+        if self._witness is None:
+            self._witness = Witness(self.log, self.name)
+        await self._bear_witness(self._witness)
         desk = self._make_desk(self.log, self)
         role = self._equip(desk, self)
         await role.begin()
@@ -167,6 +179,7 @@ class Process:
                     allow_weak=True,
                     archive=self._archive,
                     random=self._random,
+                    member=self.name,
                 )
             except NeedsRecovery:
                 async with self._restoring:
@@ -178,6 +191,7 @@ class Process:
                         defaults=DEFAULTS,
                         policy=self._policy,
                         random=self._random,
+                        member=self.name,
                     )
                 self.recovered += done is not None
 
@@ -185,18 +199,28 @@ class Process:
         if self.role is None:
             await self._start()
             return
-        assert self.log is not None  # noqa: S101 (it has a role)
+        assert self._witness is not None  # noqa: S101 (it has a role)
+        await self._bear_witness(self._witness)
         await self.role.step()
 
-    async def witness(self) -> None:
-        """As every process does every second: is Redis the one that it was, and the log no shorter?"""
-        assert self.log is not None  # noqa: S101
-        if await vouch(self.log):
+    async def _bear_witness(self, witness: Witness) -> None:
+        """As every process does all the time: has anybody joined, is Redis the one that it was, and the log no shorter?
+        Raises LogUnavailable while others have yet to look after a restart."""
+        rounds = self._rounds()
+        if self.looked < 0:
+            await witness.join()
+        elif self.looked != rounds and not await witness.look():
+            raise LogUnavailable("Redis was restarted, and not every process has found the log whole yet")
+        if witness.vouched:
+            witness.vouched = False
             told = SystemRecovery(
-                old_epoch=self.log.epoch, new_epoch=self.log.epoch, lost={"redis": "RESTARTED"}, restored={}
+                old_epoch=witness.log.epoch,
+                new_epoch=witness.log.epoch,
+                lost={"redis": "RESTARTED"},
+                restored={"position": str(await witness.log.last_position())},
             )
-            await self.log.append([NewEvent(told)])
-        await check_log(self.log, self.log.seen)
+            await witness.log.append([NewEvent(told)])
+        self.looked = max(rounds, self._rounds()) if self.looked < 0 else rounds
 
     def _random(self, length: int) -> str:
         return "".join(self._chance.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=length))

@@ -17,6 +17,7 @@ from bahi.database.migrate import migrate
 from bahi.database.tables import metadata
 from bahi.drill.damage import tear
 from bahi.servers import EmbeddedPostgres, EmbeddedRedis
+from eventstore.envelope import Raw
 from eventstore.keys import Keys
 
 __all__ = ["Stage", "open_stage"]
@@ -68,6 +69,14 @@ class Stage:
                 file.unlink()
             (self.redis.folder / "dump.rdb").unlink(missing_ok=True)
             self.redis.start()
+
+    def archived(self) -> list[Raw]:
+        """What the archive holds, in the order of the positions."""
+        with psycopg.connect(self._postgres_url) as connection:
+            found = connection.execute(
+                "SELECT position, stream, version, recorded_at, envelope FROM events ORDER BY position"
+            )
+            return [Raw(*row) for row in found]
 
     # --- what happens to Redis ---------------------------------------------------------------------------------------
 

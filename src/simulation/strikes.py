@@ -88,6 +88,19 @@ class Strikes:
                 self._tell(fault, crossing)
                 self._world.redis_away_until = now + chance.choice((SECOND // 2, 3 * SECOND, 12 * SECOND))
                 self._world.at(self._world.redis_away_until, self._world.look_up)
+            case Fault.REDIS_RESTARTED:
+                self._tell(fault, crossing)
+                self._world.change_redis(self._world.stage.restart_redis)
+            case Fault.REDIS_TORN:
+                self._tell(fault, crossing)
+                self._world.change_redis(lambda: self._world.stage.tear_redis(chance))
+            case Fault.REDIS_EMPTIED:
+                self._tell(fault, crossing)
+                self._world.change_redis(self._world.stage.empty_redis)
+            case Fault.GROUP_LOST:
+                self._tell(fault, crossing)
+                stream = chance.choice(list(Keys().streams.values()))
+                self._world.change_redis(lambda: self._world.looker.xgroup_destroy(stream, GROUP))
             case Fault.POSTGRES_AWAY:
                 self._tell(fault, crossing)
                 self._world.postgres_away_until = now + chance.choice((5 * SECOND, MINUTE, 4 * MINUTE))

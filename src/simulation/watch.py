@@ -12,6 +12,7 @@ from redis import Redis
 
 from domain.strategy import State
 from eventstore.envelope import Raw, Recorded, decode
+from eventstore.epochs import REJOINING, RESTORING
 from eventstore.keys import CLASSES, Keys
 from eventstore.reading import parse
 from projections.runtime import decode_state, differences
@@ -23,26 +24,40 @@ __all__ = ["Watch"]
 class Watch:
     """`tell` hears of every event once, in the log's order."""
 
-    def __init__(self, redis: "Redis", accounts: Mapping[str, int], tell: Callable[[Recorded], None]) -> None:
-        self._redis = redis
+    def __init__(
+        self,
+        redis: "Redis",
+        archive: Callable[[], list[Raw]],
+        accounts: Mapping[str, int],
+        tell: Callable[[Recorded], None],
+    ) -> None:
+        self.redis = redis
+        self._archive = archive
         self._accounts = accounts
         self._tell = tell
         self._keys = Keys()
         self._touched: set[int] = set()
         self.types: Counter[str] = Counter()
-        self.begin_anew([])
+        self.epoch = ""
+        self._begin_anew([])
 
-    def begin_anew(self, history: list[Recorded]) -> None:
-        """The log was restored: what it holds now is its history."""
+    def _begin_anew(self, history: list[Raw]) -> None:
+        """The log was restored, or has begun: what it holds now is its history."""
         self.checker = Checker(accounts=self._accounts)
         self.position = 0
-        self.epoch = self._redis.get(self._keys.epoch)
-        for recorded in history:
-            self._take(recorded, told=True)
+        self.ids: dict[int, str] = {}
+        for raw in history:
+            self._take(decode(raw), told=True)
 
-    def look(self) -> int:
-        """Reads what is new, and checks it; how much that was."""
-        pipe = self._redis.pipeline(transaction=False)
+    def look(self) -> bool:
+        """Reads what is new, and checks it. False while there is nothing to be read: the log is being restored."""
+        epoch = (self.redis.get(self._keys.epoch) or b"").decode()  # type: ignore[union-attr]
+        if not epoch or epoch.startswith((RESTORING, REJOINING)):
+            return False
+        if epoch != self.epoch:
+            self._begin_anew(self._archive() if self.epoch else [])
+            self.epoch = epoch
+        pipe = self.redis.pipeline(transaction=False)
         for each in CLASSES:
             pipe.xrange(self._keys.streams[each], f"{self.position + 1}-0", "+")
         raws: list[Raw] = []
@@ -53,10 +68,11 @@ class Watch:
         raws.sort(key=lambda raw: raw.position)
         for raw in raws:
             self._take(decode(raw), told=False)
-        return len(raws)
+        return True
 
     def _take(self, recorded: Recorded, *, told: bool) -> None:
         self.position = recorded.position
+        self.ids[recorded.position] = recorded.event_id
         self.checker.feed(recorded)
         if recorded.strategy_id:
             self._touched.add(recorded.strategy_id)
@@ -68,7 +84,7 @@ class Watch:
         """7: where a live state is not the fold of the log. Only what changed since the last call is looked at."""
         touched = sorted(self._touched)
         self._touched.clear()
-        pipe = self._redis.pipeline(transaction=False)
+        pipe = self.redis.pipeline(transaction=False)
         for strategy_id in touched:
             pipe.hgetall(self._keys.strategy(strategy_id))
             pipe.hgetall(self._keys.runtime(strategy_id))
@@ -81,9 +97,13 @@ class Watch:
                 found.append(f"7: strategy {strategy_id}: (fold, live) {wrong}")
         return found
 
+    def archived(self) -> int:
+        """How far the archive reaches, as it has told."""
+        return int(self.redis.get(self._keys.archived) or 0)
+
     def next_timer(self) -> int | None:
         """When the first strategy that waits for time is due."""
-        first: Any = self._redis.zrange(self._keys.timers, 0, 0, withscores=True)
+        first: Any = self.redis.zrange(self._keys.timers, 0, 0, withscores=True)
         return int(first[0][1]) if first else None
 
     def states(self) -> dict[int, State]:

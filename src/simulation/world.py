@@ -111,6 +111,8 @@ class World:
         self.strategies = {41 + n: USERS[n % len(USERS)] for n in range(strategies)}
         self.processes: dict[str, Process] = {}
         self.moves = 0
+        self.rounds = 0
+        """How often a process has joined, or Redis was restarted: everybody is to look then."""
         self.redis_away_until: Instant = 0
         self.postgres_away_until: Instant = 0
         self.delayed: dict[Crossing, Instant] = {}
@@ -143,7 +145,7 @@ class World:
         POOL.set(GatedPool)
         self.stage.clear()
         self.looker = self.stage.client()
-        self.watch = Watch(self.looker, ACCOUNTS, self.story.event)
+        self.watch = Watch(self.looker, self.stage.archived, ACCOUNTS, self.story.event)
         self.days.write()
         try:
             self.hire_all()
@@ -205,10 +207,23 @@ class World:
 
     def look(self) -> None:
         """Nothing moves: the log is read and checked."""
-        self.watch.look()
+        if not self.watch.look():
+            return
         self.found += self.watch.checker.found
         self.found += self.watch.compare()
+        self._acknowledge()
         self._next_timer = self.watch.next_timer()
+
+    def _acknowledge(self) -> None:
+        """A user hears of what was done when the archive has it. What was not archived when the log was lost, was told
+        to nobody."""
+        reached = self.watch.archived()
+        for number, (_, answer) in reversed(list(enumerate(self.client.answers))):
+            if answer.epoch != self.watch.epoch:
+                del self.client.answers[number]
+            elif all(position <= reached for position in answer.positions):
+                self.answered += [self.watch.ids[position] for position in answer.positions]
+                del self.client.answers[number]
 
     # --- whose turn it is --------------------------------------------------------------------------------------------
 
@@ -241,6 +256,8 @@ class World:
             return True
         if process.state is State.WAITING:
             return False
+        if process.looked != self.rounds:
+            return True
         if process.kind is Kind.WORKER and self._next_timer is not None and self._next_timer <= now:
             return True
         if process.kind is Kind.MARKET and isinstance(process.role, MarketRole) and process.role.inbox:
@@ -309,9 +326,11 @@ class World:
             desk=self._desk,
             equip=lambda desk, process: self._equip(desk, process, engine),
             writer=f"{name}.{self.starts[name]}",
+            rounds=lambda: self.rounds,
         )
         self.processes[name] = process
         self.story.tell(self.clock.now(), name, "starts")
+        self.rounds += 1
         process.begin()
 
     def _desk(self, log: EventLog, process: Process) -> Desk:
@@ -405,6 +424,14 @@ class World:
 
     def look_up(self) -> None:
         """Time has come to here, when something ends that nobody is told of."""
+
+    def change_redis(self, change: Callable[[], Any]) -> None:
+        """Something happens to Redis; nobody has a call under way."""
+        self.looker.close()
+        change()
+        self.looker = self.stage.client()
+        self.watch.redis = self.looker
+        self.rounds += 1
 
     def heal(self) -> None:
         """The faults stop, and what they have left behind."""
