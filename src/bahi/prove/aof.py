@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 from msgspec import Struct, structs
 
+from bahi.database.engine import create_engine
 from bahi.drill.checks import Found, check, read_history
 from bahi.drill.engine import Engine
 from bahi.drill.reading import books_of, reading
@@ -26,7 +27,9 @@ from bahi.prove.framing import resp_end
 from bahi.prove.golden import GoldenDay, draw_golden, play_from
 from bahi.prove.world import Archive, World, archive_now, book_now, put_back, watching_books
 from domain.values import Instant
+from eventstore.keys import GROUP, Keys
 from eventstore.log import EventLog
+from eventstore.months import Months
 
 __all__ = ["Cut", "CutResult", "Cutting", "Golden", "cut_everywhere"]
 
@@ -112,6 +115,7 @@ class Cutting:
         file = self._kept / "golden.msgpack"
         if file.exists():
             self._golden = msgspec.msgpack.decode(file.read_bytes(), type=Golden)
+            self._runner.run(_make_month(self._stage.postgres.url, self._golden.day.begins))
         else:
             self._golden = self._record()
             file.write_bytes(msgspec.msgpack.encode(self._golden))
@@ -260,13 +264,32 @@ def _why(log: EventLog) -> str:
 
 
 def _contents(stage: Stage) -> bytes:
-    """All that Redis holds, as a digest."""
+    """All that Redis holds, as a digest; but for when its consumers were last seen, which is when the file was read."""
+    found: list[Any] = []
     with stage.redis.client() as client:
-        names = sorted(client.scan_iter(count=1000))
-        dumps = client.pipeline(transaction=False)
-        for name in names:
-            dumps.dump(name)
-        return hashlib.sha256(msgspec.msgpack.encode([names, dumps.execute()])).digest()
+        streams = set(Keys().streams.values())
+        for name in sorted(client.scan_iter(count=1000)):
+            found.append(name)
+            if name.decode() not in streams:
+                found.append(client.dump(name))
+                continue
+            found.append(client.xrange(name))
+            groups: Any = client.xinfo_groups(name)
+            for group in groups:
+                pending: Any = client.xpending_range(name, GROUP, "-", "+", 100_000)
+                found += sorted((key, str(value)) for key, value in group.items())
+                found += [(each["message_id"], each["consumer"], each["times_delivered"]) for each in pending]
+    return hashlib.sha256(msgspec.msgpack.encode(found)).digest()
+
+
+async def _make_month(database_url: str, at: Instant) -> None:
+    """The archive has a partition for the month, as it had when it was read: rows are put back into it."""
+    engine = create_engine(database_url)
+    try:
+        async with engine.begin() as connection:
+            await Months().ensure(connection, [at])
+    finally:
+        await engine.dispose()
 
 
 def _append_only_file(folder: Path) -> Path:

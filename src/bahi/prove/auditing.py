@@ -1,4 +1,4 @@
-"""What is looked at from the outside when everything has come to its end: the log, the broker's book, `bahi verify`."""
+"""What is looked at from the outside when everything has come to its end: the log, the broker's book, their judge."""
 
 import asyncio
 import json
@@ -24,9 +24,11 @@ from eventstore.errors import LogError
 from eventstore.keys import price
 from projections.prices import decode_price
 
-__all__ = ["Audited", "audit", "is_ready", "last_price", "verified"]
+__all__ = ["Audited", "audit", "is_ready", "judged", "last_price", "verified"]
 
 _BAHI: Final = "from bahi.cli.main import app; app()"
+PATIENCE: Final = 300.0
+"""Seconds that a command may take, on a machine however busy."""
 TOLD: Final = 800
 """Characters of what `bahi verify` says that are worth repeating."""
 
@@ -80,21 +82,40 @@ async def _audit(
 
 def verified(home: Path, environment: Mapping[str, str]) -> list[str]:
     """What `bahi verify` finds, run as anybody may run it."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("BAHI_")}
-    done = subprocess.run(
-        [sys.executable, "-c", _BAHI, "verify", "--json", "--home", str(home)],
-        env={**own, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = _python(environment, "-c", _BAHI, "verify", "--json", "--home", str(home))
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
         return []
     if not lines:
         return [f"bahi verify ended with {done.returncode}: {done.stderr.strip()[-TOLD:]}"]
     return [f"bahi verify: {json.dumps(json.loads(lines[-1]))[:TOLD]}"]
+
+
+def judged(home: Path, environment: Mapping[str, str]) -> list[str]:
+    """What the independent judge finds, who has the exported history and the broker's book, and no code of ours."""
+    history = home / "history.jsonl.gz"
+    export = _python(environment, "-c", _BAHI, "archive", "export", str(history), "--force", "--home", str(home))
+    if export.returncode:
+        return [f"bahi archive export ended with {export.returncode}: {export.stderr.strip()[-TOLD:]}"]
+    judge = ("-m", "simulation.independent", str(history), str(home / "paper.db"), "--ended", "--json")
+    done = _python(environment, *judge)
+    if done.returncode == 0:
+        return []
+    if not done.stdout.strip():
+        return [f"the independent judge ended with {done.returncode}: {done.stderr.strip()[-TOLD:]}"]
+    return [f"the independent judge: {json.dumps(each)[:TOLD]}" for each in json.loads(done.stdout)["findings"]]
+
+
+def _python(environment: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    own = {name: value for name, value in os.environ.items() if not name.startswith("BAHI_")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**own, **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
 
 
 def is_ready(port: int) -> bool:

@@ -2,11 +2,17 @@
 
 Every process of the earlier version is replaced by one of this version, then half of them go back, as after a release
 that is taken back. Nothing is broken on purpose here: so nobody may end by itself, park or abort anything.
+
+What this version may write and the earlier one cannot read is named beforehand: an event of such a type would be parked
+by the earlier one's workers and its strategy aborted, and behind a newer database they do not start.
 """
 
 import io
+import json
+import os
 import random
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -19,15 +25,17 @@ from typing import Final
 import httpx
 from msgspec import Struct
 
+from bahi.database.migrate import head
 from bahi.drill.running import SETTINGS, Missed, until
 from bahi.drill.users import Acknowledged
-from bahi.prove.auditing import Audited, audit, is_ready, last_price, verified
+from bahi.prove.auditing import Audited, audit, is_ready, judged, last_price, verified
 from bahi.prove.fleet import Fleet, free_port
-from bahi.prove.processes import MEMBERS
+from bahi.prove.processes import MEMBERS, REST, STARTS
 from bahi.prove.traders import Traders
 from bahi.servers import EmbeddedPostgres, EmbeddedRedis, ServerError
+from eventstore.envelope import SCHEMAS
 
-__all__ = ["PREVIOUS", "NoHistory", "RollingRun", "roll", "unpack"]
+__all__ = ["PREVIOUS", "NoHistory", "RollingRun", "roll", "unknown_to", "unpack"]
 
 PREVIOUS: Final = "923d154"
 """The commit that was released before this version."""
@@ -36,8 +44,14 @@ WAITS: Final = (1.0, 3.0)
 """Seconds between two things that a trader asks for."""
 PAUSE: Final = (0.5, 2.0)
 """Seconds between two replacements, from to."""
-REST: Final = 60.0
 _PACKAGES: Final = "src"
+_KNOWN: Final = """
+import json
+from bahi.database.migrate import head
+from eventstore.envelope import SCHEMAS
+events = {cls.__struct_config__.tag: schema for cls, schema in SCHEMAS.items()}
+print(json.dumps({"events": events, "database": head()}))
+"""
 
 
 class NoHistory(RuntimeError):
@@ -45,11 +59,13 @@ class NoHistory(RuntimeError):
 
 
 class RollingRun(Struct, frozen=True, kw_only=True):
-    """What came of it. `replaced` and `taken_back` name processes, in their order; `old` and `new` are commits."""
+    """What came of it. `replaced` and `taken_back` name processes, in their order; `old` and `new` are commits.
+    `unknown_to_old`: events and database revisions of this version that the old one does not know."""
 
     seed: int
     old: str
     new: str
+    unknown_to_old: list[str]
     replaced: list[str]
     taken_back: list[str]
     orders: int
@@ -111,6 +127,7 @@ class _Roll:
         self._violations: list[str] = []
         self._replaced: list[str] = []
         self._taken_back: list[str] = []
+        self._unknown = unknown_to(code)
         self._rest = 0.0
         self._audited = Audited()
 
@@ -135,6 +152,7 @@ class _Roll:
             seed=self._seed,
             old=self._old,
             new=self._new,
+            unknown_to_old=self._unknown,
             replaced=self._replaced,
             taken_back=self._taken_back,
             orders=self._audited.orders,
@@ -158,8 +176,10 @@ class _Roll:
         for name in MEMBERS:
             start(name, self._code)
         for name in MEMBERS:
-            fleet.await_started(name)
+            fleet.await_started(name, STARTS)
         self._tell(f"{len(MEMBERS)} processes of {self._old[:12]} run")
+        if self._unknown:
+            self._tell(f"which does not know {', '.join(self._unknown)}")
         order = list(MEMBERS)
         self._rng.shuffle(order)
         back = sorted(order[: len(order) // 2], key=lambda _: self._rng.random())
@@ -174,11 +194,11 @@ class _Roll:
                     pause.wait(self._rng.uniform(*PAUSE))
                     fleet.terminate(name)
                     start(name, code)
-                    fleet.await_started(name)
+                    fleet.await_started(name, STARTS)
                     done.append(name)
                     self._tell(f"{name} is of {what}; {traders.strategies} strategies so far")
+            until(lambda: is_ready(port), "the engine is ready", STARTS)
             begun = time.monotonic()
-            until(lambda: is_ready(port), "the engine is ready", REST)
             try:
                 traders.finish(REST)
             except Missed as missed:
@@ -191,7 +211,7 @@ class _Roll:
             except Missed as missed:
                 self._wrong(str(missed))
         self._audited = audit(self._home, redis.url, postgres.url, traders.users, traders.acknowledged)
-        wrong = [*self._audited.violations, *verified(self._home, environment)]
+        wrong = [*self._audited.violations, *judged(self._home, environment), *verified(self._home, environment)]
         for what, count in (("parked", self._audited.parked), ("aborted", self._audited.aborted)):
             if count:
                 wrong.append(f"{count} were {what}, though nothing was broken")
@@ -206,6 +226,23 @@ class _Roll:
     def _wrong(self, what: str) -> None:
         self._violations.append(f"seed {self._seed}: {what}")
         self._tell(f"violation: {what}")
+
+
+def unknown_to(code: Path) -> list[str]:
+    """What this version knows and the version in that folder does not. Raises NoHistory when that does not run here."""
+    theirs = subprocess.run(
+        [sys.executable, "-c", _KNOWN],
+        env={**os.environ, "PYTHONPATH": str(code)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if theirs.returncode:
+        raise NoHistory(f"the version in {code} does not run in this environment: {theirs.stderr.strip()[-500:]}")
+    known = json.loads(theirs.stdout)
+    ours = {str(cls.__struct_config__.tag): schema for cls, schema in SCHEMAS.items()}
+    unknown = [f"{name} of schema {each}" for name, each in sorted(ours.items()) if known["events"].get(name) != each]
+    return unknown + ([f"database revision {head()}"] if known["database"] != head() else [])
 
 
 def _git(folder: Path, *asked: str, what: str) -> str:

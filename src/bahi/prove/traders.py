@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 import httpx
 
-from bahi.drill.running import Missed
+from bahi.drill.running import PATIENCE, Missed
 from bahi.drill.users import PATHS, Acknowledged
 
 __all__ = ["SYMBOLS", "Traders"]
@@ -67,11 +67,12 @@ class Traders:
         for number in range(self._count):
             client = httpx.Client(base_url=self._url, timeout=TIMEOUT)
             email = f"trader{number}.{secrets.token_hex(4)}@example.com"
-            answer = client.post("/auth/register", json={"email": email, "password": secrets.token_hex(16)})
+            person = {"email": email, "password": secrets.token_hex(16)}
+            answer = client.post("/auth/register", json=person, timeout=PATIENCE)
             told = answer.raise_for_status().json()
             client.headers["authorization"] = f"Bearer {told['access_token']}"
             account = {"broker": "paper", "api_key": "k", "api_secret": "s", "access_token": "t"}
-            client.post("/broker/connect", json=account).raise_for_status()
+            client.post("/broker/connect", json=account, timeout=PATIENCE).raise_for_status()
             user_id = int(told["user_id"])
             self.users.append(user_id)
             self._clients[user_id] = client
