@@ -68,7 +68,7 @@ def live_through_a_day(made: Path) -> None:
         for tick in generate_day(dt.date(2026, 6, 15), seed=1, ticks_per_symbol=300):
             at = wall(tick.at).replace(tzinfo=None).isoformat(" ")
             rows.writerow([at, tick.symbol.partition(":")[2], tick.price, tick.volume])
-    done = bahi("demo", "--ticks", ticks, "--strategies", 24, "--home", made, "--json", timeout=300)
+    done = bahi("demo", "--ticks", ticks, "--strategies", 24, "--home", made, "--json")
     assert done.code == 0, done
 
 

@@ -68,7 +68,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, **tests, **more}
 
 
-def bahi(*args: object, timeout: float = 120, **env: str) -> Done:
+def bahi(*args: object, timeout: float = 500, **env: str) -> Done:
     """The command in a process of its own."""
     done = subprocess.run(
         [sys.executable, PROGRAM, *map(str, args)],

@@ -7,7 +7,7 @@ from tests.cli.terminal import Done, bahi, here
 
 @pytest.fixture(scope="module")
 def bench() -> Done:
-    return bahi("bench", "kite", "--quick", "--json", timeout=120)
+    return bahi("bench", "kite", "--quick", "--json")
 
 
 def test_it_measures_both_ways_of_syncing_the_log(bench: Done) -> None:
@@ -38,7 +38,7 @@ def test_a_market_cannot_stand_still_and_play_a_recorded_day() -> None:
 
 
 def test_the_archive_follower_is_measured_with_and_without_seals() -> None:
-    done = bahi("bench", "archive", "--events", "1600", "--json", timeout=120)
+    done = bahi("bench", "archive", "--events", "1600", "--json")
     assert done.code == 0, done
     sealed, bare, share, work, lag, others, alone = done.object
     assert [each["name"] for each in (sealed, bare)] == [
@@ -55,7 +55,7 @@ def test_the_archive_follower_is_measured_with_and_without_seals() -> None:
 
 
 def test_memory_is_looked_at_while_events_flow_through_the_archive() -> None:
-    done = bahi("bench", "archive", "--memory", "--events", "8000", "--json", timeout=120)
+    done = bahi("bench", "archive", "--memory", "--events", "8000", "--json")
     assert done.code == 0, done
     samples = done.object["samples"]
     assert [each["events"] for each in samples] == list(range(400, 8_001, 400))
@@ -65,7 +65,7 @@ def test_memory_is_looked_at_while_events_flow_through_the_archive() -> None:
 
 
 def test_rebuilding_is_measured_with_a_snapshot_and_without() -> None:
-    done = bahi("bench", "rebuild", "--events", "3000", "--strategies", "40", "--json", timeout=120)
+    done = bahi("bench", "rebuild", "--events", "3000", "--strategies", "40", "--json")
     assert done.code == 0, done
     figures = {each["name"]: each for each in done.object if each["unit"] == "s"}
     rate = done.object[0]

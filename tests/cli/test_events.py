@@ -111,7 +111,7 @@ def test_an_entry_that_cannot_be_read_is_shown_and_the_others_too(own: Installat
 def test_a_reader_that_stops_reading_ends_it_quietly(day: Installation) -> None:
     command = f"set -o pipefail; '{sys.executable}' '{PROGRAM}' events --json --home '{day.home}' | head -n 1"
     done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False, env=environment()
+        ["bash", "-c", command], capture_output=True, text=True, timeout=500, check=False, env=environment()
     )
     assert len(day.here("events", "--json").out) > 80_000  # more than a pipe holds
     assert len(done.stdout.splitlines()) == 1

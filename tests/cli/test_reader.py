@@ -121,7 +121,7 @@ def test_a_running_engine_is_looked_at_and_left_alone(at_rest: Path) -> None:
         assert here("verify", home=at_rest).code == 0
         assert here("events", "--type", "RUNTIME_STATE_LOADED", "--json", home=at_rest).objects
         engine.terminate()
-        engine.communicate(timeout=60)
+        engine.communicate(timeout=500)
         assert engine.returncode == 0
 
 

@@ -27,7 +27,7 @@ NEW_EPOCH = (Row.TORN, Row.EMPTIED, Row.OLDER_REDIS)
 def drilled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
     """Every row at one moment of a small day."""
     report = tmp_path_factory.mktemp("drill") / "recovery.md"
-    return bahi("drill", "--moments", 1, *SMALL, "--json", "--report", report, timeout=300), report
+    return bahi("drill", "--moments", 1, *SMALL, "--json", "--report", report, timeout=500), report
 
 
 def row(drilled: tuple[Done, Path], which: Row) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def test_moments_side_by_side_are_the_same_in_the_same_order(tmp_path: Path) -> 
 
 
 def test_bahi_run_itself_survives_what_its_servers_do_not(tmp_path: Path) -> None:
-    done = bahi("drill", "--moments", 0, "--real", 2, "--row", "both-killed", "--json", timeout=120)
+    done = bahi("drill", "--moments", 0, "--real", 2, "--row", "both-killed", "--json", timeout=500)
     assert done.code == 0, done
     (found,) = done.object["real"]
     assert found["moments"] == 2

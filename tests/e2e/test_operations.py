@@ -52,7 +52,7 @@ def run(house: House, name: str, safe: Path, **more: str) -> str:
         cwd=house.home,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, f"{BLOCKS[name]}\n{done.stdout}\n{done.stderr}"

@@ -39,7 +39,7 @@ def shell(house: House, script: str) -> str:
         cwd=house.home,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"

@@ -29,7 +29,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bahi(*args: str | Path) -> str:
-    done = subprocess.run([BAHI, *args], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([BAHI, *args], capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
