@@ -43,17 +43,21 @@ def operation(
     body: type[Struct] | None = None,
     problems: Iterable[int] = (),
     public: bool = False,
+    links: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """What a route says about itself, as keyword arguments for `APIRouter.add_api_route`.
 
     `answers` gives each status its Struct, a media type, or None for an answer without content. The first is the usual
-    one. Problems that any operation of this kind may answer are added.
+    one. Problems that any operation of this kind may answer are added. `links` say what may be asked next with what the
+    usual answer holds.
     """
     expected = {*problems, *_ALWAYS, *(_WITH_BODY if body else _WITH_PARAMETERS), *(() if public else _WITH_CALLER)}
     extra: dict[str, Any] = {"security": [] if public else [{"bearer": []}]}
     if body is not None:
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _reference(body)}}}
     responses: dict[int | str, dict[str, Any]] = {status: _answer(status, of) for status, of in answers.items()}
+    if links:
+        responses[next(iter(answers))]["links"] = links
     for status in sorted(expected):
         response = responses.setdefault(status, {"description": HTTPStatus(status).phrase})
         response.setdefault("content", {})[MEDIA_TYPE] = {"schema": _reference(ProblemDocument)}

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import schemathesis
 import structlog
 import uvicorn
 from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -135,3 +137,32 @@ def test_no_request_makes_an_answer_that_is_not_in_the_document(case: Any, serve
         case.path_parameters["strategy_id"] = strategy_id
     headers = {} if "header" in broken else {"Authorization": f"Bearer {token}"}
     case.call_and_validate(base_url=address, headers=headers, checks=CHECKS)
+
+
+BOUGHT = {"symbol": "INFY", "quantity": 1, "buy_time": "10:30", "sell_time": "15:00", "stop_loss": 100}
+OF_A_STRATEGY = {
+    *("POST /strategy/update", "POST /strategy/start", "POST /strategy/stop", "POST /strategy/settle"),
+    *("GET /strategy/status/{strategy_id}", "GET /strategy/{strategy_id}/events", "GET /strategy/{strategy_id}/orders"),
+}
+
+
+def test_what_follows_from_an_answer_is_in_the_document_too(server: Served) -> None:
+    """The links from a strategy: its status, changes, start, stop, orders and events, one after the other."""
+    asked: Counter[str] = Counter()
+
+    class Linked(schema.include(path_regex="^/strategy/").as_state_machine()):  # type: ignore[misc]
+        def before_call(self, case: Any) -> None:
+            if case.operation.label == "POST /strategy/create" and case.meta.generation.mode is GenerationMode.POSITIVE:
+                case.body = BOUGHT  # one that the exchange lists, so that there is a strategy to follow
+
+        def get_call_kwargs(self, case: Any) -> dict[str, Any]:
+            return {"base_url": server.address, "headers": {"Authorization": f"Bearer {server.token}"}}
+
+        def validate_response(self, response: Any, case: Any, **kwargs: Any) -> None:
+            if response.status_code < 300:
+                asked[case.operation.label] += 1
+            case.validate_response(response, checks=CHECKS)
+
+    few = settings(max_examples=15, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(Linked, settings=few)
+    assert len(OF_A_STRATEGY & asked.keys()) >= 4, f"the links led only to {asked}"

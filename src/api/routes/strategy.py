@@ -64,11 +64,22 @@ PATIENCE: Final = 2.0
 FIRST_LOOK: Final = 0.01
 LAST_LOOK: Final = 0.1
 
+_THIS: Final = {"strategy_id": "$response.body#/strategy_id"}
+_NEXT: Final = {
+    operation: {"operationId": operation, part: _THIS}
+    for part, operations in (
+        ("parameters", ("strategy_status", "strategy_events", "strategy_orders")),
+        ("requestBody", ("update_strategy", "start_strategy", "stop_strategy", "settle_position")),
+    )
+    for operation in operations
+}
+"""What can be asked of a strategy, as links from the answer that names it."""
+
 
 # --- writes ----------------------------------------------------------------------------------------------------------
 
 
-@write(router, "POST", "/create", CreateStrategy, answers={201: StrategyCreated})
+@write(router, "POST", "/create", CreateStrategy, answers={201: StrategyCreated}, links=_NEXT)
 async def create_strategy(attempt: Write[CreateStrategy]) -> Response:
     """Write a strategy down. It does nothing until it is started."""
     deps, asked = attempt.deps, attempt.body
@@ -104,7 +115,15 @@ async def update_strategy(attempt: Write[UpdateStrategy]) -> Response:
     return answers.json(_status(attempt.deps, state))
 
 
-@write(router, "POST", "/start", StartStrategy, answers={200: StrategyStatus, 202: StrategyStatus}, problems=(404,))
+@write(
+    router,
+    "POST",
+    "/start",
+    StartStrategy,
+    answers={200: StrategyStatus, 202: StrategyStatus},
+    problems=(404,),
+    links=_NEXT,
+)
 async def start_strategy(attempt: Write[StartStrategy]) -> Response:
     """Arm the next session whose buy_time is ahead: 200 once it runs, 202 if that takes more than two seconds."""
 
