@@ -160,6 +160,26 @@ async def test_nobody_gets_a_stream_of_somebody_elses(world: World, address: str
         assert stream.id
 
 
+async def test_an_id_of_anothers_stream_tells_only_what_is_the_callers(
+    world: World, address: str, alice: Trader, bob: Trader
+) -> None:
+    """Positions count everybody's events: an id says where to go on, never whose events they are."""
+    await world.archive()
+    async with streaming(address, alice) as stream:
+        await alice.create()
+        await world.archive()
+        event = await stream.next()
+        assert event is not None
+        assert event.id is not None
+    await alice.create()
+    await bob.create()
+    await world.archive()
+    async with streaming(address, bob, last=event.id) as stream:
+        (seen,) = await stream.take(1)
+    assert (seen.name, seen.data["user_id"]) == ("STRATEGY_CREATED", bob.user_id)
+    assert seen.position == (await mine(world, bob))[-1]
+
+
 async def test_an_id_that_was_never_given_is_refused(world: World, alice: Trader) -> None:
     epoch, end = world.log.epoch, await world.log.last_position()
     for last in [

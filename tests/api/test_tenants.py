@@ -13,6 +13,7 @@ import pytest
 from domain.events import BrokerAuthSuccess, UserHalted
 from tests.api.conftest import OpenWorld
 from tests.api.test_strategies import holding
+from tests.api.test_stream import Later
 from tests.api.world import PASSWORD, Trader, World, problem
 
 
@@ -138,6 +139,72 @@ async def test_without_a_token_there_is_no_answer_and_no_event(world: World) -> 
         )
         problem(answer, 401, "UNAUTHENTICATED")
     assert await world.history() == before
+
+
+async def test_with_an_expired_token_there_is_no_answer_and_no_event(
+    world: World, alice: Trader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy_id = await alice.create()
+    auditor = await world.auditor()
+    before = await world.history()
+    monkeypatch.setattr("jwt.api_jwt.datetime", Later)
+    for name in operations(world):
+        if name in PUBLIC:
+            continue
+        method, _, path = name.partition(" ")
+        for caller in (alice, auditor):
+            answer = await caller.client.request(
+                method, path.format(strategy_id=strategy_id, tag="A" * 20), json={"strategy_id": strategy_id}
+            )
+            problem(answer, 401, "INVALID_TOKEN")
+    assert await world.history() == before
+
+
+@pytest.mark.parametrize("name", BY_ID)
+async def test_an_auditor_is_nobodys_trader(world: World, alice: Trader, name: str) -> None:
+    """Reading others' history is for `/audit`, where it is recorded; everywhere else an auditor is a stranger."""
+    theirs = Theirs(await holding(world, alice, 10), {})
+    auditor = await world.auditor()
+    before = await world.history()
+    refused = await BY_ID[name](auditor, theirs)
+    if name.startswith("GET"):
+        problem(refused, 404, "NOT_FOUND")
+    else:
+        problem(refused, 403, "ROLE_NOT_ALLOWED")
+    assert await world.history() == before
+
+
+@pytest.mark.parametrize("name", [name for name in BY_ID if name.startswith("POST")])
+async def test_anothers_idempotency_key_gives_no_answer_of_theirs(world: World, alice: Trader, name: str) -> None:
+    bob = await world.trader()
+    theirs = Theirs(await holding(world, alice, 10), {})
+    for caller in (alice, bob):
+        caller.client.headers["Idempotency-Key"] = "the-same"
+    hers = await BY_ID[name](alice, theirs)
+    assert hers.status_code in {200, 202, 409}
+    before = await world.history()
+    refused = await BY_ID[name](bob, theirs)
+    problem(refused, 404, "NOT_FOUND")
+    assert "Idempotency-Replayed" not in refused.headers
+    assert await world.history() == before
+    again = await BY_ID[name](alice, theirs)
+    assert (again.status_code, again.content) == (hers.status_code, hers.content), "her own is still hers"
+
+
+async def test_a_cursor_is_of_one_user_one_list_and_one_strategy(world: World, alice: Trader, bob: Trader) -> None:
+    hers, his = await holding(world, alice, 10), await holding(world, bob, 10)
+    other = await holding(world, alice, 10)
+    await world.archive()
+    page = await alice.get(f"/strategy/{hers}/events", params={"limit": 1})
+    asked = {"limit": 1, "cursor": page.json()["next_cursor"]}
+    assert asked["cursor"], "there is more, so there is a cursor"
+    assert (await alice.get(f"/strategy/{hers}/events", params=asked)).status_code == 200
+    problem(await bob.get(f"/strategy/{his}/events", params=asked), 400, "INVALID_CURSOR")
+    problem(await bob.get(f"/strategy/{hers}/events", params=asked), 404, "NOT_FOUND")
+    for path in (f"/strategy/{other}/events", f"/strategy/{hers}/orders", "/strategy/list"):
+        problem(await alice.get(path, params=asked), 400, "INVALID_CURSOR")
+    auditor = await world.auditor()
+    problem(await auditor.get("/audit/events", params=asked), 400, "INVALID_CURSOR")
 
 
 async def test_lists_hold_the_callers_own_and_cursors_are_their_users(world: World, alice: Trader, bob: Trader) -> None:
