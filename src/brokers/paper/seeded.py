@@ -207,7 +207,8 @@ def parse_plan(text: str) -> Plan:
             raise PlanError(f"plan {text!r}: unknown name {name!r}; known are seed, {', '.join(_DURATIONS + _RATES)}")
     if not rates:
         return NoFaults(durations.get("latency", 0))
-    return SeededPlan(seed, Rates(**rates), **durations)
+    latency, timeout = durations.get("latency", 0), durations.get("timeout", 7 * SECOND)
+    return SeededPlan(seed, Rates(**rates), latency=latency, timeout=timeout)
 
 
 def _seed(text: str, value: str) -> int:
