@@ -25,7 +25,7 @@ from bahi.drill.reading import books_of, reading
 from bahi.drill.stage import Stage
 from bahi.prove.framing import resp_end
 from bahi.prove.golden import GoldenDay, draw_golden, play_from
-from bahi.prove.world import Archive, World, archive_now, book_now, put_back, watching_books
+from bahi.prove.world import Archive, World, archive_now, archive_reached, book_now, put_back, watching_books
 from domain.values import Instant
 from eventstore.keys import GROUP, Keys
 from eventstore.log import EventLog
@@ -143,9 +143,8 @@ class Cutting:
 
         async def seen(engine: Engine) -> None:
             times.append((aof.stat().st_size, engine.clock.now()))
-            found = await asyncio.to_thread(archive_now, stage.postgres.url)
-            if found.reached != archives[-1].reached:
-                archives.append(found)
+            if await asyncio.to_thread(archive_reached, stage.postgres.url) != archives[-1].reached:
+                archives.append(await asyncio.to_thread(archive_now, stage.postgres.url))
                 changed()
             elif not worlds:
                 changed()
@@ -167,7 +166,7 @@ class Cutting:
         self._kept.mkdir(parents=True, exist_ok=True)
         shutil.copytree(stage.redis.folder, self._kept / "redis")
         commands, names = _commands(data)
-        events, orders = archives[-1].reached, len(self._runner.run(books_of(stage.home, stage.users)).rows)
+        events, orders = archives[-1].reached[0], len(self._runner.run(books_of(stage.home, stage.users)).rows)
         where = str(aof.relative_to(stage.redis.folder))
         return Golden(self._seed, day, where, worlds, archives, times, commands, names, events, orders)
 

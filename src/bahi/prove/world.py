@@ -15,17 +15,18 @@ from bahi.drill.stage import KEPT
 from brokers.paper.book import Book
 from brokers.paper.rows import Rows
 
-__all__ = ["Archive", "World", "archive_now", "book_now", "put_back", "watching_books"]
+__all__ = ["Archive", "World", "archive_now", "archive_reached", "book_now", "put_back", "watching_books"]
 
 T = TypeVar("T")
 _TABLES: Final = [head for head in heads() if head.name not in KEPT]
 
 
 class Archive(Struct, frozen=True):
-    """The rows of every table that a day writes, as COPY has them; `reached` is the last position."""
+    """The rows of every table that a day writes, as COPY has them; `reached` is the last position, and how many seals
+    there are."""
 
     rows: dict[str, bytes]
-    reached: int
+    reached: tuple[int, int]
 
 
 class World(Struct, frozen=True):
@@ -71,8 +72,19 @@ def archive_now(database_url: str) -> Archive:
             text = b"".join(pieces)
             if pieces.rows:
                 rows[head.name] = text
-        found: Any = connection.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()
-        return Archive(rows, int(found[0]))
+        return Archive(rows, _reached(connection))
+
+
+def archive_reached(database_url: str) -> tuple[int, int]:
+    """How far it goes: by that it is known whether it must be read."""
+    with closing(connect(database_url)) as connection:
+        return _reached(connection)
+
+
+def _reached(connection: "psycopg.Connection[Any]") -> tuple[int, int]:
+    reached = "SELECT (SELECT coalesce(max(position), 0) FROM events), (SELECT count(*) FROM seals)"
+    found: Any = connection.execute(reached).fetchone()
+    return int(found[0]), int(found[1])
 
 
 def put_back(archive: Archive, database_url: str, book: bytes, file: Path) -> None:
