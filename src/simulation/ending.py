@@ -10,7 +10,8 @@ from brokers.instruments import BUILT_IN
 from brokers.paper.book import Book
 from brokers.paper.matching import Order
 from brokers.paper.rows import Rows
-from brokers.port import Brokers, Trade
+from brokers.port import Brokers
+from brokers.port import Trade as Fill
 from domain.calendar import Calendar
 from domain.clock import Clock
 from domain.facts import Policy
@@ -28,14 +29,16 @@ from projections.live import live_states
 from projections.projector import Projector
 from simulation.independent import judge, read_book
 from simulation.invariants import Checker, Violations
+from simulation.roles import Trade
+from simulation.timely import untimely
 
 __all__ = ["book_of", "conclude", "final"]
 
 
-async def book_of(book: Book, accounts: Sequence[str]) -> tuple[list[Order], list[Trade]]:
+async def book_of(book: Book, accounts: Sequence[str]) -> tuple[list[Order], list[Fill]]:
     """All orders, also those that have not surfaced yet, and all trades."""
 
-    def read(rows: Rows) -> tuple[list[Order], list[Trade]]:
+    def read(rows: Rows) -> tuple[list[Order], list[Fill]]:
         orders = [order for account in accounts for order in rows.between(account, 0, 2**62)]
         trades = [trade for account in accounts for trade in rows.trades(account, 0)]
         return sorted(orders, key=lambda order: order.order_id), sorted(trades, key=lambda trade: int(trade.trade_id))
@@ -54,8 +57,10 @@ async def conclude(
     calendar: Calendar,
     policy: Policy,
     brokers: Brokers,
+    market: Sequence[Trade],
 ) -> tuple[list[str], list[Recorded]]:
-    """What is violated, and the history. `answered` are the ids of the events that somebody was told of."""
+    """What is violated, and the history. `answered` are the ids of the events that somebody was told of, `market` are
+    the trades that a listener has dealt with."""
     found: list[str] = []
     await Projector(log, archive.engine, clock, lines=lambda _partition, _events: None).step()
     raws = [raw async for page in read_entries(log) for raw in page]
@@ -81,12 +86,13 @@ async def conclude(
     known = {record.event_id for record in records}
     found += [f"lost: {event_id} was answered and is gone" for event_id in answered if event_id not in known]
     found += await _left_pending(log)
+    found += [f"time {each}" for each in untimely(records, policy)]
     source = Source(log.lineage[0].log_id)
     lines = [as_map(raw, source) for raw in raws]
     skew = 2 * (policy.skew + SECOND)
-    found += [
-        f"judge: {each}" for each in judge(lines, *read_book(book.connection), accounts=accounts, ended=True, skew=skew)
-    ]
+    kept = read_book(book.connection)
+    judged = judge(lines, *kept, accounts=accounts, ended=True, skew=skew, market=market)
+    found += [f"judge: {each}" for each in judged]
     return found, records
 
 

@@ -5,6 +5,7 @@ A role is stepped when it has something to do: news in the log, something due by
 
 import random
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -35,7 +36,10 @@ from sources.scheduler import Scheduler
 from sources.silence import Silence
 from sources.updates import IDLE_PERIOD, OPEN_PERIOD, WATCH_PERIOD, OpenOrders, Updates
 
-__all__ = ["ArchiveRole", "MarketRole", "Role", "SchedulerRole", "UpdatesRole", "WorkerRole"]
+__all__ = ["ArchiveRole", "MarketRole", "Role", "SchedulerRole", "Trade", "UpdatesRole", "WorkerRole"]
+
+Trade = tuple[str, Decimal, Instant]
+"""Symbol, price, and from when on it counts."""
 
 SILENCE: Final[Duration] = 25 * SECOND
 """After so long without a tick the feed counts as silent: here it brings one every few seconds only."""
@@ -121,11 +125,15 @@ class SchedulerRole(_Follower):
 
 
 class MarketRole(_Follower):
-    """`inbox` is what the feed has brought."""
+    """`inbox` is what the feed has brought; `heard` takes the trades that it has dealt with."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, heard: list[Trade]) -> None:
         super().__init__(desk)
         self.inbox: list[Sequence[Tick]] = []
+        self._heard = heard
+        self._unsure: list[Trade] = []
+        """Those of which a trigger is perhaps not in the log yet."""
+        self._newest: dict[str, Instant] = {}
 
     async def begin(self) -> None:
         self._position, states, _ = await live_states(self.log)
@@ -148,11 +156,24 @@ class MarketRole(_Follower):
             done += 1
         while self.inbox:
             batch = self.inbox.pop(0)
+            self._unsure += self._counting(batch)
             await self.listener.on_ticks(batch)
             done += 1
         self._looked_at = self.clock.now()
         await self.listener.check_silence(self._looked_at)  # also appends what could not be appended before
+        self._heard += self._unsure
+        self._unsure.clear()
         return done
+
+    def _counting(self, batch: Sequence[Tick]) -> list[Trade]:
+        """The trades that can be held against it: none that is broken or late. They count from a little before it got
+        them, so that they are not held against what was armed while it looked."""
+        counting, at = [], self.clock.now() - SECOND
+        for tick in batch:
+            if tick.price.is_finite() and tick.price > 0 and tick.at >= self._newest.get(tick.symbol, 0):
+                self._newest[tick.symbol] = tick.at
+                counting.append((tick.symbol, tick.price, at))
+        return counting
 
     def due(self) -> Instant | None:
         if self.listener.is_silent or not self.listener.index.symbols():

@@ -6,11 +6,13 @@ fold of the log (`compare`). Both ask Redis past all wires, so that watching cha
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from redis import Redis
 
 from domain.strategy import State
+from domain.values import Instant
 from eventstore.envelope import Raw, Recorded, decode
 from eventstore.epochs import REJOINING, RESTORING
 from eventstore.keys import CLASSES, Keys
@@ -38,12 +40,15 @@ class Watch:
         self._keys = Keys()
         self._touched: set[int] = set()
         self.types: Counter[str] = Counter()
+        self.heard: list[tuple[str, Decimal, Instant]] = []
+        """The trades that the market listeners have dealt with: what follows from them is in the log."""
         self.epoch = ""
         self._begin_anew([])
 
     def _begin_anew(self, history: list[Raw]) -> None:
         """The log was restored, or has begun: what it holds now is its history."""
         self.checker = Checker(accounts=self._accounts)
+        self.heard.clear()  # what followed from them may be lost
         self.position = 0
         self.ids: dict[int, str] = {}
         for raw in history:

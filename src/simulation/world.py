@@ -35,12 +35,13 @@ from simulation.clock import VirtualClock
 from simulation.ending import conclude
 from simulation.faults import EVERY, Fault, Faults
 from simulation.house import ACCOUNTS, POLICY, USERS
+from simulation.idle import Idle
 from simulation.outside import GatedBrokers, ProcessClock, gated
 from simulation.people import ApiRole, Client
 from simulation.process import Kind, Process, State
 from simulation.roles import ArchiveRole, MarketRole, Role, SchedulerRole, UpdatesRole, WorkerRole
 from simulation.script import CALENDAR, Days
-from simulation.stage import Stage
+from simulation.stage import LOG_ID, Stage
 from simulation.story import Story
 from simulation.strikes import Strikes
 from simulation.watch import Watch
@@ -146,6 +147,7 @@ class World:
         self.stage.clear()
         self.looker = self.stage.client()
         self.watch = Watch(self.looker, self.stage.archived, ACCOUNTS, self.story.event)
+        self.idle = Idle(self.looker, calendar=CALENDAR, policy=POLICY, instruments=BUILT_IN, users=USERS)
         self.days.write()
         try:
             self.hire_all()
@@ -183,6 +185,7 @@ class World:
                 calendar=CALENDAR,
                 policy=POLICY,
                 brokers=self.brokers,
+                market=self.watch.heard,
             )
         finally:
             await log.aclose()
@@ -213,6 +216,13 @@ class World:
         self.found += self.watch.compare()
         self._acknowledge()
         self._next_timer = self.watch.next_timer()
+        now = self.clock.now()
+        able = now >= self.redis_away_until and any(
+            each.kind is Kind.WORKER and each.state is State.IDLE and each.paused_until <= now
+            for each in self.processes.values()
+        )
+        states = self.watch.checker.states
+        self.found += self.idle.look(now, states, connected=self.connected, log_id=LOG_ID, able=able)
 
     def _acknowledge(self) -> None:
         """A user hears of what was done when the archive has it. What was not archived when the log was lost, was told
@@ -378,7 +388,7 @@ class World:
             case Kind.SCHEDULER:
                 return SchedulerRole(desk)
             case Kind.MARKET:
-                return MarketRole(desk)
+                return MarketRole(desk, self.watch.heard)
             case Kind.UPDATES:
                 return UpdatesRole(desk)
             case Kind.ARCHIVE:

@@ -7,7 +7,8 @@ import pytest
 
 import domain
 
-SOURCES = sorted(Path(domain.__file__).parent.glob("*.py"))
+HOME = Path(domain.__file__).parent
+SOURCES = sorted(HOME.rglob("*.py"))
 ALLOWED_MODULES = {
     *("abc", "collections", "copy", "datetime", "decimal", "enum", "functools", "itertools", "typing", "__future__"),
     *("msgspec", "domain"),

@@ -14,6 +14,7 @@ from bahi.cli.common import CHECK_FAILED, Json, bar, err, fail, print_json, say,
 
 if TYPE_CHECKING:
     from bahi.prove.aof import CutResult, Golden
+    from bahi.prove.planted import PlantedResult
     from bahi.prove.processes import ProcessRun
     from bahi.prove.rolling import RollingRun
 
@@ -57,6 +58,15 @@ class CutReport(Struct, kw_only=True):
     slowest: float
     seconds: float
     violations: list[str]
+
+
+class PlantedReport(Struct, kw_only=True):
+    """What `bahi prove planted --json` ends with."""
+
+    ok: bool
+    defects: int
+    survived: list[str]
+    results: "list[PlantedResult]"
 
 
 @app.command()
@@ -170,6 +180,47 @@ def rolling(
         raise typer.Exit(CHECK_FAILED)
 
 
+@app.command()
+def planted(
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NAME", help="This defect; may be repeated.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Lives after which a defect counts as one that survives.")] = 300,
+    first: Annotated[int, typer.Option("--seed", help="Of the first life.")] = 1,
+    json: Json = False,
+) -> None:
+    """Test the tests: plant one defect after the other in the engine, and see which check finds it, and how soon.
+
+    Needs a checkout with its tests. Exits with 1 when a defect survives, or a check cries out on the sound code, too.
+    """
+    from bahi.prove.planted import CheckBroken, UnknownDefect, campaign, chosen
+    from bahi.prove.planting import Unfit
+
+    _quiet()
+    results: list[PlantedResult] = []
+    with sorry(), bar("planted defects", unit="defects", hidden=json) as progress:
+        try:
+            defects = chosen(only or [])
+            progress(0, len(defects))
+            for result in campaign(defects, seeds=seeds, first=first):
+                results.append(result)
+                progress(len(results), len(defects))
+        except (UnknownDefect, Unfit, CheckBroken) as error:
+            fail(str(error))
+    report = PlantedReport(
+        ok=all(each.ok for each in results),
+        defects=len(results),
+        survived=[each.name for each in results if not each.found_by],
+        results=results,
+    )
+    if json:
+        print_json(report)
+    else:
+        _show_planted(report)
+    if not report.ok:
+        raise typer.Exit(CHECK_FAILED)
+
+
 # --- what they have in common -----------------------------------------------------------------------------------------
 
 
@@ -243,6 +294,20 @@ def _show_rolling(done: "RollingRun") -> None:
         f"went back; {done.strategies:,} strategies, {done.orders:,} orders, {done.events:,} events"
     )
     _show_verdict("both versions lived on one log, and nothing was lost, parked, aborted or doubled", done.violations)
+
+
+def _show_planted(report: PlantedReport) -> None:
+    columns = ("defect", "found by", "seeds", "seconds", "what it said")
+    shown = table("Planted defects", *columns, right=("seeds", "seconds"), fold=("found by", "what it said"))
+    for each in report.results:
+        said = each.finding or each.why or "nobody noticed"
+        shown.add_row(
+            each.name, each.found_by or "-", str(each.seeds or ""), f"{each.seconds:.1f}", said.splitlines()[0]
+        )
+    show(shown)
+    wrong = [f"{name} survives" for name in report.survived]
+    wrong += [f"{each.name}: without it, too: {each.false_alarm}" for each in report.results if each.false_alarm]
+    _show_verdict(f"all of {report.defects} planted defects were found, and none was seen where there is none", wrong)
 
 
 def _show_verdict(what: str, violations: list[str]) -> None:

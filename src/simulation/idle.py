@@ -1,0 +1,97 @@
+"""Level, not edge: whatever a strategy has to do is done, however its wake-up was lost (architecture §1).
+
+When nothing moves in a simulated world, every strategy is asked what it would decide now. One that wants something for
+long, while a worker stands idle, was forgotten: nobody will ever wake it.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from redis import Redis
+
+from brokers.port import Instruments
+from domain.calendar import Calendar
+from domain.decide import decide_next
+from domain.facts import Facts, Policy
+from domain.strategy import State
+from domain.values import SECOND, Duration, Instant
+from eventstore.keys import Keys, price
+from handlers.desk import decode_foreign, decode_halt
+from projections.prices import decode_price
+
+__all__ = ["Idle"]
+
+PATIENCE: Final[Duration] = 15 * SECOND
+"""A message of a dead worker is taken over after two seconds, a lost call is made again after five."""
+EVERY: Final[Duration] = SECOND
+
+
+class Idle:
+    """`look` whenever nothing moves; it asks Redis past all wires."""
+
+    def __init__(
+        self, redis: "Redis", *, calendar: Calendar, policy: Policy, instruments: Instruments, users: Collection[int]
+    ) -> None:
+        self._redis = redis
+        self._calendar = calendar
+        self._policy = policy
+        self._instruments = instruments
+        self._users = sorted(users)
+        self._keys = Keys()
+        self._since: dict[int, Instant] = {}
+        """When each strategy was first seen to want something that nobody did."""
+        self._looked_at: Instant = 0
+
+    def look(
+        self, now: Instant, states: Mapping[int, State], *, connected: Collection[int], log_id: str, able: bool
+    ) -> list[str]:
+        """The strategies that were forgotten. Not `able`: no worker could have minded them just now."""
+        if not able:
+            self._since.clear()
+            return []
+        if now < self._looked_at + EVERY:
+            return []
+        self._looked_at = now
+        awake = {each.id: each for each in states.values() if _may_want(each)}
+        self._since = {each: at for each, at in self._since.items() if each in awake}
+        if not awake:
+            return []
+        symbols = sorted({state.symbol for state in awake.values()})
+        pipe = self._redis.pipeline(transaction=False)
+        for symbol in symbols:
+            pipe.get(price(symbol))
+        for user_id in self._users:
+            pipe.get(self._keys.halt(user_id))
+            pipe.get(self._keys.foreign(user_id))
+        answers: list[Any] = pipe.execute()
+        prices = dict(zip(symbols, (decode_price(each) for each in answers), strict=False))
+        of_users = answers[len(symbols) :]
+        latches = dict(zip(self._users, zip(of_users[::2], of_users[1::2], strict=True), strict=True))
+        found = []
+        for state in awake.values():
+            latch, foreign = latches[state.user_id]
+            last = prices[state.symbol]
+            facts = Facts(
+                now=now,
+                log_id=log_id,
+                calendar=self._calendar,
+                policy=self._policy,
+                price=None if last is None else last[0],
+                price_at=0 if last is None else last[1],
+                connected=state.user_id in connected,
+                halt=decode_halt(latch),
+                instrument=self._instruments.find(state.symbol),
+                foreign=decode_foreign(foreign, state.symbol, state.product),
+            )
+            wanted = decide_next(state, facts).events
+            if not wanted:
+                self._since.pop(state.id, None)
+            elif now - self._since.setdefault(state.id, now) > PATIENCE:
+                waited = (now - self._since[state.id]) / SECOND
+                what = ", ".join(event.type for event in wanted)
+                found.append(f"idle: strategy {state.id} wants {what}, and for {waited:.0f} s nobody minds it")
+        return found
+
+
+def _may_want(state: State) -> bool:
+    return state.alive or state.start_requested or state.unresolved or state.open_quantity != 0 or state.surfaced != 0
