@@ -54,6 +54,8 @@ STARTS: Final = 300.0
 REST: Final = 60.0
 """Seconds within which everything must have come to its end, when nothing breaks any more and all processes run."""
 TRADERS: Final = 4
+LOAD: Final = 12
+"""Strategies that must be there before anything breaks."""
 EVERY: Final = 60
 """Appends, deliveries and acknowledgements between two faults of the network, on average."""
 _WORTH: Final = (b"\r\nEVALSHA\r\n", b"\r\nXREADGROUP\r\n", b"\r\nXACK\r\n", b"\r\nXAUTOCLAIM\r\n")
@@ -188,6 +190,7 @@ class _Run:
         breaker = Breaker(fleet, redis, postgres, self._network, self._tell)
         with Traders(f"http://127.0.0.1:{port}", TRADERS, self._rng, partial(last_price, redis)) as traders:
             traders.trade()
+            until(lambda: traders.strategies >= LOAD, f"{LOAD} strategies are there", STARTS)
             breaker.play(draw(self._rng, seconds - 2), seconds, threading.Event())
             self._fired = Counter({str(kind): count for kind, count in breaker.fired.items()})
             self._fired.update({str(kind): count for kind, count in self._network.fired.items()})
@@ -211,6 +214,8 @@ class _Run:
         self._audited = audit(self._home, redis.url, postgres.url, traders.users, traders.acknowledged)
         environment = {"BAHI_REDIS_URL": redis.url, **settings_of(self._seed, postgres.url)}
         found = [*self._audited.violations, *judged(self._home, environment), *verified(self._home, environment)]
+        if not self._audited.orders:
+            found.append("no order reached the broker: this run shows nothing")
         for violation in found:
             self._wrong(violation)
         return traders.acknowledged, traders.unanswered
