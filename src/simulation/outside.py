@@ -174,6 +174,8 @@ class _GatedEngine:
                 yield connection
         finally:
             await self._wire.leave(crossing)
+        if crossing.verdict is Verdict.SWALLOW:
+            raise OperationalError("", {}, OSError("the connection broke before the answer"))
 
     async def _enter(self) -> Crossing:
         crossing = await self._wire.enter("postgres")

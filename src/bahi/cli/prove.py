@@ -1,9 +1,11 @@
 """`bahi prove`: what only real processes, real connections and real files can show, each from a seed."""
 
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -17,11 +19,14 @@ if TYPE_CHECKING:
     from bahi.prove.planted import PlantedResult
     from bahi.prove.processes import ProcessRun
     from bahi.prove.rolling import RollingRun
+    from simulation.points import Point, PointKind
+
+    Enumeration = Callable[..., Iterator[Point]]
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Kill real processes and servers under load, lose replies, cut Redis' file everywhere, mix two versions.",
+    help="Kill real processes and servers, lose replies, cut Redis' file everywhere, mix versions, fail every call.",
     no_args_is_help=True,
 )
 
@@ -151,6 +156,108 @@ def aof(
         raise typer.Exit(CHECK_FAILED)
 
 
+class PointsRow(Struct, kw_only=True):
+    """One way to fail in one scenario. `kind` names both kinds of a double fault. `otherwise` counts the points after
+    which the scenario did not come about as meant, for a reason that the log states."""
+
+    scenario: str
+    kind: str
+    persistent: bool
+    points: int = 0
+    fired: int = 0
+    otherwise: int = 0
+    violations: int = 0
+
+
+class PointsReport(Struct, kw_only=True):
+    """What `bahi prove points --json` ends with. `found` are the points at which something was violated, each with its
+    story."""
+
+    ok: bool
+    points: int
+    fired: int
+    calls: dict[str, int]
+    rows: list[PointsRow]
+    seconds: float
+    found: "list[Point]"
+
+
+@app.command()
+def points(
+    scenario: Annotated[list[str] | None, typer.Option(help="Of these only.", show_default="all")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="In these only.", show_default="all four")] = None,
+    double: Annotated[bool, typer.Option(help="Two faults in each run: the second up to 12 calls later.")] = False,
+    first: Annotated[int, typer.Option("--from", min=1, help="The number of the first call that fails.")] = 1,
+    last: Annotated[int | None, typer.Option("--to", min=1, help="The number after which it ends.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="One call in so many.")] = 1,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Fail the n-th call to Redis, PostgreSQL or the broker of a short day, for every n, in four kinds; recover, check.
+
+    Kinds: before, after-effect, reply-lost, cancelled; each once, and persistently for ten seconds. With --double each
+    pair of kinds, once, in the shortest scenario unless others are named. Exits with 1 when anything is violated.
+    """
+    from simulation.points import REACH, PointKind, calls
+    from simulation.scenarios import SCENARIOS, UnknownScenario
+    from simulation.scenarios import scenario as scenario_of
+    from simulation.stage import open_stage
+
+    _quiet()
+    begun = time.monotonic()
+    try:
+        chosen = [scenario_of(name) for name in scenario or (["sale"] if double else SCENARIOS)]
+        kinds = [PointKind(name) for name in kind or PointKind]
+    except UnknownScenario as error:
+        fail(str(error))
+    except ValueError as error:
+        fail(f"{error}; known are {', '.join(PointKind)}")
+    rows: list[PointsRow] = []
+    found: list[Point] = []
+    with (
+        sorry(),
+        _place(home) as folder,
+        open_stage(folder) as stage,
+        bar("points", unit="points", hidden=json) as tell,
+    ):
+        traces = {each.name: len(calls(stage, each)) for each in chosen}
+        numbers = {name: range(first, min(last or count, count) + 1, every) for name, count in traces.items()}
+        if not any(numbers.values()):
+            counts = ", ".join(f"{name} has {count}" for name, count in traces.items())
+            fail(f"there is no call {first}: {counts}")
+        total = sum(map(len, numbers.values())) * (len(kinds) ** 2 * REACH if double else 2 * len(kinds))
+        done = 0
+        for each in chosen:
+            for row, ns in _rows(each.name, kinds, double):
+                rows.append(row)
+                for point in ns(stage, each, first=first, step=every):
+                    if last is not None and point.n > last:
+                        break
+                    row.points += 1
+                    row.fired += point.fired
+                    row.otherwise += not point.as_meant and not point.found
+                    if point.found:
+                        row.violations += 1
+                        found.append(point)
+                    done += 1
+                    tell(done, max(done, total))
+    report = PointsReport(
+        ok=not found and all(row.fired for row in rows),
+        points=sum(row.points for row in rows),
+        fired=sum(row.fired for row in rows),
+        calls=traces,
+        rows=rows,
+        seconds=round(time.monotonic() - begun, 1),
+        found=found,
+    )
+    if json:
+        print_json(report)
+    else:
+        _show_points(report)
+    if not report.ok:
+        raise typer.Exit(CHECK_FAILED)
+
+
 @app.command()
 def rolling(
     seed: Seed = 1,
@@ -276,6 +383,43 @@ def _show_processes(report: ProcessReport) -> None:
         "everything acknowledged is there, every run ended, nobody bought twice or sold what was not there",
         [violation for each in report.runs for violation in each.violations],
     )
+
+
+def _rows(scenario: str, kinds: "Sequence[PointKind]", double: bool) -> "Iterator[tuple[PointsRow, Enumeration]]":
+    """Each way to fail, and what enumerates its points."""
+    from simulation.points import doubles, points
+
+    for kind in kinds:
+        if double:
+            for second in kinds:
+                row = PointsRow(scenario=scenario, kind=f"{kind}, {second}", persistent=False)
+                yield row, partial(doubles, kind=kind, second=second)
+        else:
+            for persistent in (False, True):
+                yield (
+                    PointsRow(scenario=scenario, kind=kind, persistent=persistent),
+                    partial(points, kind=kind, persistent=persistent),
+                )
+
+
+def _show_points(report: PointsReport) -> None:
+    numbers = ("points", "fired", "otherwise", "violations")
+    shown = table("Crash points", "scenario", "kind", "lasts", *numbers, right=numbers)
+    for row in report.rows:
+        counted = (row.points, row.fired, row.otherwise, row.violations)
+        lasts = "10 s" if row.persistent else "once"
+        shown.add_row(row.scenario, row.kind, lasts, *(f"{number:,}" for number in counted))
+    show(shown)
+    counts = ", ".join(f"{name} {count}" for name, count in report.calls.items())
+    say(f"{report.points:,} runs in {report.seconds:,.0f} s. Calls without faults: {counts}.")
+    told = []
+    for point in report.found:
+        at = "; ".join(
+            f"{strike.kind}{' for 10 s' if strike.persistent else ''} at {strike.n}" for strike in point.strikes
+        )
+        told += [f"{point.scenario}, {at} ({'; '.join(point.struck)}): {each}" for each in point.found]
+    told += [f"{row.scenario}, {row.kind}: it never fired" for row in report.rows if not row.fired]
+    _show_verdict("after every one the scenario came to its end, or was refused for a stated reason", told)
 
 
 def _show_cuts(report: CutReport) -> None:

@@ -1,0 +1,129 @@
+"""Every call to the outside fails once, in four ways, in the shortest scenario; a fresh sample of it in all others.
+
+`bahi prove points` runs all of them. What the sample of one run finds is repeated with BAHI_TEST_SEED.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+
+from brokers.port import Broker, NotPlaced, Placing, Unanswered
+from domain.events import Intent
+from eventstore.batch import Ack, AppendResult
+from eventstore.clients import command
+from eventstore.keys import GROUP
+from eventstore.log import EventLog
+from handlers import effects
+from simulation.points import REACH, Point, PointKind, Strike, calls, enact, points
+from simulation.scenarios import SCENARIOS, UnknownScenario, scenario
+from simulation.stage import Stage, open_stage
+
+SEED: Final = int(os.environ.get("BAHI_TEST_SEED") or random.SystemRandom().randrange(1_000_000))
+SALE: Final = SCENARIOS["sale"]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with open_stage(tmp_path_factory.mktemp("points")) as stage:
+        yield stage
+
+
+def check(point: Point) -> None:
+    assert not point.found, "\n".join([*point.story, *point.found, f"{point.strikes} {point.struck}"])
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_without_a_fault_every_scenario_comes_about_with_the_same_calls_each_time(stage: Stage, name: str) -> None:
+    point = enact(stage, SCENARIOS[name])
+    check(point)
+    assert point.as_meant
+    assert point.fired == 0
+    names = calls(stage, SCENARIOS[name])
+    assert len(names) == point.calls > 60
+    assert calls(stage, SCENARIOS[name]) == names
+
+
+@pytest.mark.parametrize("kind", PointKind)
+def test_the_shortest_scenario_recovers_whichever_call_fails(stage: Stage, kind: PointKind) -> None:
+    found = list(points(stage, SALE, kind))
+    print(f"{kind}: {len(found)} points of {SALE.name}")
+    for point in found:
+        check(point)
+    assert [point.n for point in found] == list(range(1, len(found) + 1))
+    assert len(found) >= len(calls(stage, SALE)) - 5 > 60
+    assert all(point.fired == 1 for point in found)
+    assert sum(point.as_meant for point in found) > 0.8 * len(found)
+    what = {name.split(": ")[1].split(" #")[0] for point in found for name in point.struck}
+    assert {"redis", "postgres", "broker place", "broker orders"} <= what
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["once", "persistently"])
+@pytest.mark.parametrize("kind", PointKind)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_recovers_when_a_call_drawn_anew_fails(
+    stage: Stage, name: str, kind: PointKind, persistent: bool
+) -> None:
+    chance = random.Random(f"{SEED}/{name}/{kind}/{persistent}")
+    n = chance.randint(1, len(calls(stage, SCENARIOS[name])) - 5)
+    print(f"bahi prove points --scenario {name} --kind {kind} --from {n} --to {n}; BAHI_TEST_SEED={SEED}")
+    point = enact(stage, SCENARIOS[name], [Strike(kind, n, persistent)])
+    check(point)
+    assert point.fired >= 1
+
+
+def test_two_faults_shortly_after_each_other_are_recovered_from(stage: Stage) -> None:
+    chance = random.Random(f"{SEED}/double")
+    most = len(calls(stage, SALE)) - REACH - 5
+    for first in PointKind:
+        for second in PointKind:
+            strikes = [Strike(first, chance.randint(1, most)), Strike(second, chance.randint(1, REACH))]
+            print(f"{strikes}; BAHI_TEST_SEED={SEED}")
+            point = enact(stage, SALE, strikes)
+            check(point)
+            assert len(point.struck) == 2
+
+
+# --- the check is tested ---------------------------------------------------------------------------------------------
+
+
+def test_a_lost_answer_taken_for_a_refusal_is_found(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order is sent again under a new tag, though the first one may exist."""
+    ask_to_place = effects._ask_to_place
+
+    async def careless(broker: Broker, intent: Intent) -> Placing:
+        answer = await ask_to_place(broker, intent)
+        return NotPlaced("LOST", curable=True) if isinstance(answer, Unanswered) else answer
+
+    at = first_call(stage, "broker place")
+    monkeypatch.setattr(effects, "_ask_to_place", careless)
+    point = enact(stage, SALE, [Strike(PointKind.REPLY_LOST, at)])
+    assert point.struck[0].startswith("worker-1: broker place")
+    assert point.found
+
+
+def test_an_acknowledgement_before_its_effect_is_found(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    append: Any = EventLog.append
+
+    async def hasty(log: EventLog, events: Any, *, ack: Ack | None = None, **how: Any) -> AppendResult:
+        if ack is not None:
+            await command(log.redis, "XACK", log.keys.streams[ack.stream], GROUP, ack.id)
+        result: AppendResult = await append(log, events, **how)
+        return result
+
+    monkeypatch.setattr(EventLog, "append", hasty)
+    found = next((point for point in points(stage, SALE, PointKind.CANCELLED) if point.found), None)
+    assert found is not None
+    assert found.story
+    print(f"found at call {found.n}: {found.found[0]}")
+
+
+def test_a_scenario_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(UnknownScenario, match="there is no scenario 'sail'; known are begin, sale, stop"):
+        scenario("sail")
+
+
+def first_call(stage: Stage, what: str) -> int:
+    return next(n for n, name in enumerate(calls(stage, SALE), 1) if f": {what} #" in name)
