@@ -57,6 +57,12 @@ def traders(house: House) -> list[Trader]:
         return list(pool.map(lambda _: Trader(house), range(TRADERS)))
 
 
+@pytest.fixture(autouse=True)
+def _logged_in(traders: list[Trader]) -> None:
+    for trader in traders:
+        trader.stay_logged_in()
+
+
 def each(traders: list[Trader], work: Callable[[Trader], Any]) -> list[Any]:
     """Done by all of them at once."""
     with ThreadPoolExecutor(len(traders)) as pool:

@@ -339,9 +339,20 @@ class Trader:
 
     def take(self, tokens: dict[str, Any]) -> None:
         self.http.headers["authorization"] = f"Bearer {tokens['access_token']}"
+        self._taken_at = time.monotonic()
+
+    def stay_logged_in(self) -> None:
+        """Before something that may last; an access token is good for ten minutes."""
+        if time.monotonic() - self._taken_at > 60:
+            self.take(self.post("/auth/login", email=self.email, password=PASSWORD))
 
     def post(self, path: str, expect: int = 200, **body: Any) -> Any:
+        """The answer; that of a start or a stop once it is done, if the engine takes its time."""
         answer = self.http.post(path, json=body)
+        if (answer.status_code, expect) == (202, 200):
+            strategy_id = answer.json()["strategy_id"]
+            until(lambda: self.status(strategy_id)["status"] not in {"starting", "stopping"}, 20, f"{path} is done")
+            return self.status(strategy_id)
         assert answer.status_code == expect, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()
 
