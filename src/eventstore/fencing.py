@@ -1,6 +1,7 @@
 """Making room for a new epoch: the fence goes up first, then everything that followed from the log is taken down."""
 
 from collections.abc import AsyncIterator
+from typing import Final
 
 from redis.asyncio import Redis
 
@@ -12,7 +13,10 @@ from eventstore.keys import CLASSES, Keys
 from eventstore.open import create_groups
 from eventstore.script import Script
 
-__all__ = ["begin", "clear", "fence"]
+__all__ = ["KEPT", "begin", "clear", "fence"]
+
+KEPT: Final = 30 * 24 * 3600
+"""Seconds for which streams that were set aside stay: for somebody to look at them, and not for ever."""
 
 _begin = Script("begin")
 
@@ -25,10 +29,12 @@ async def fence(redis: "Redis", keys: Keys, token: str) -> None:
 async def clear(redis: "Redis", keys: Keys, position: int, recorded_at: Instant, *, keep_as: str | None) -> None:
     """An empty log that ends at `position`, with its groups; nothing of what was there stays.
 
-    With `keep_as`, the name of an epoch, its streams are set aside under it: they may hold what nobody else does.
+    With `keep_as`, the name of an epoch, its streams are set aside under it for `KEPT`: they may hold what nobody else
+    does.
     """
     for each in CLASSES:
         if keep_as is not None and await command(redis, "EXISTS", keys.streams[each]):
+            await command(redis, "EXPIRE", keys.streams[each], KEPT)
             await command(redis, "RENAME", keys.streams[each], keys.lost(keep_as, each))
         await command(redis, "UNLINK", keys.streams[each])
     await command(redis, "UNLINK", keys.timers, keys.position, keys.epochs, keys.log_id, keys.archived, keys.sealed)

@@ -9,6 +9,7 @@ from msgspec import structs
 
 from bahi.drill.checks import Found
 from bahi.drill.damage import DEEPEST, tear
+from bahi.drill.kept import Kept
 from bahi.drill.matrix import play
 from bahi.drill.moments import Result, Stand
 from bahi.drill.plan import draw_day
@@ -67,13 +68,46 @@ def test_a_moment_can_be_played_again(tmp_path: Path) -> None:
 
 
 def test_moments_side_by_side_are_the_same_in_the_same_order(tmp_path: Path) -> None:
-    rows, numbers = [Row.EMPTIED, Row.WORKER], [0, 1]
-    one, two = (list(play(tmp_path / str(jobs), rows, numbers, 3, 10, jobs)) for jobs in (1, 2))
+    wanted = [draw_moment(Row.WORKER, 0, 3), draw_moment(Row.EMPTIED, 1, 3)]
+    one, two = (list(play(tmp_path / str(jobs), wanted, 3, 10, jobs)) for jobs in (1, 2))
     for results in (one, two):
-        assert [(each.moment.row, each.moment.number) for each in results] == [(r, n) for r in rows for n in numbers]
+        assert [each.moment for each in results] == wanted
         assert not [what for each in results for what in each.found.all()]
-    assert [each.moment for each in one] == [each.moment for each in two]
     assert [each.happened_at for each in one] == [each.happened_at for each in two]
+
+
+def test_a_drill_that_was_broken_off_goes_on_where_it_was(tmp_path: Path) -> None:
+    file, told = tmp_path / "results", Found(lost=["what was told before"])
+    before = Result(moment=draw_moment(Row.EMPTIED, 0, 3), found=told, load=2.5)
+    kept = Kept(file, 10)
+    kept.begin("as it was asked")
+    kept.keep(before)
+    drill = ("drill", *SMALL, "--row", "redis-emptied", "--results", file, "--report", tmp_path / "report.md")
+    done = bahi(*drill, "--moments", 2, "--json", timeout=300)
+    assert done.code == 1
+    (row,) = done.object["rows"]
+    assert row["moments"] == 2
+    assert [each["what"] for each in row["violations"]] == told.lost  # it is said again, and not played again
+    kept = Kept(file, 10)
+    assert kept.results.pop(before.moment) == before
+    assert list(kept.results) == [draw_moment(Row.EMPTIED, 1, 3)]
+    assert len(kept.asked) == 2
+    assert not Kept(file, 11).results  # another day
+    # and all that is there, without playing any more
+    report = bahi(*drill, "--moments", 0, "--json")
+    assert report.object["rows"] == done.object["rows"]
+    text = (tmp_path / "report.md").read_text()
+    assert "- `bahi drill as it was asked`" in text
+    assert "load" in text
+    assert len(Kept(file, 10).asked) == 2
+
+
+def test_a_file_that_holds_no_results_is_refused(tmp_path: Path) -> None:
+    for text, what in (("{}\n", "line 1 of"), ("[1]\n", "line 1 of"), ("{", "ends within a line")):
+        (tmp_path / "results").write_text(text)
+        done = bahi("drill", "--results", tmp_path / "results")
+        assert done.code == 2
+        assert what in done.err
 
 
 def test_bahi_run_itself_survives_what_its_servers_do_not(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from eventstore.entries import read_entries
 from eventstore.envelope import NewEvent, Raw
 from eventstore.epochs import RESTORING, Epoch, Held, judge
 from eventstore.errors import LogLost, NeedsRecovery
-from eventstore.fencing import begin, fence
+from eventstore.fencing import KEPT, begin, fence
 from eventstore.keys import Keys
 from eventstore.open import open_log
 from handlers.decider import Wake, decided, take_turn
@@ -382,6 +382,8 @@ async def test_a_copy_of_an_earlier_epoch_is_set_aside_and_not_lost(archived: Op
     assert (await world.recover("w2")).why == "EARLIER_EPOCH"
     kept = [name for name in await redis.keys("lost:*") if earlier.epoch in name.decode()]
     assert kept
+    assert all([0 < await redis.ttl(name) <= KEPT for name in kept])  # and not for ever
+    assert {await redis.ttl(name) for name in world.log.keys.streams.values()} == {-1}
 
 
 async def test_a_redis_of_another_installation_is_refused_and_left_alone(

@@ -11,12 +11,13 @@ import typer
 from msgspec import Struct
 
 from bahi.cli.common import CHECK_FAILED, Home, Json, bar, fail, out, print_json, say, show, sorry, table, verdict
+from bahi.drill.kept import Kept
 from bahi.drill.matrix import play
 from bahi.drill.moments import Result
 from bahi.drill.plan import STRATEGIES
 from bahi.drill.real import play_real
 from bahi.drill.report import COLUMNS, DONE, REAL_COLUMNS, cells, document, real_cells
-from bahi.drill.rows import EVERY, Row
+from bahi.drill.rows import EVERY, Row, draw_moment
 from bahi.drill.tally import Counted, RealTally, Tally, Violation, real_tally, tally
 from bahi.telemetry.logging import configure_logging
 
@@ -50,6 +51,10 @@ def drill(
     jobs: Annotated[
         int, typer.Option(min=1, help="Moments played at the same time, each on servers of its own; not the real ones.")
     ] = 1,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Keep each result in this file; what is in it is not played again, and told by --moments 0."),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write the matrix into this file, as Markdown.")] = None,
     home: Home = None,
     json: Json = False,
@@ -61,29 +66,46 @@ def drill(
     configure_logging("CRITICAL")
     rows = list(row or EVERY)
     numbers = [moment] if moment is not None else list(range(moments))
-    results: defaultdict[Row, list[Result]] = defaultdict(list)
+    asked = f"--moments {moments} --seed {seed} --strategies {strategies}"
+    asked += (f" --real {real}" if real else "") + (f" --jobs {jobs}" if jobs > 1 else "")
+    asked += "".join(f" --row {each}" for each in row or ()) + (" --results FILE" if results else "")
+    found: defaultdict[Row, list[Result]] = defaultdict(list)
     realities: list[RealTally] = []
     with sorry(), _place(home) as folder, bar("drill", unit="moments", hidden=json) as progress:
-        total, done = len(rows) * (len(numbers) + real), 0
-        for result in play(folder / "day", rows, numbers, seed, strategies, jobs) if numbers else ():
-            results[result.moment.row].append(result)
+        kept = _kept(results, strategies)
+        known = dict(kept.results) if kept else {}
+        wanted = [draw_moment(each, number, seed) for number in numbers for each in rows]
+        if kept is not None and not wanted and not real:
+            wanted = sorted((it for it in known if it.seed == seed and it.row in rows), key=lambda it: it.number)
+        elif kept is not None and any(it not in known for it in wanted):
+            kept.begin(asked)
+        total, done = len(wanted) + len(rows) * real, 0
+        for result in play(folder / "day", wanted, seed, strategies, jobs, known):
+            found[result.moment.row].append(result)
+            if kept:
+                kept.keep(result)
             progress(done := done + 1, total)
         for reality in play_real(folder / "real", rows, real, seed) if real else ():
             realities.append(real_tally(reality, seed))
             progress(done := done + real, total)
-    tallies = [tally(each, results[each]) for each in rows if results[each]]
+    tallies = [tally(each, found[each]) for each in rows if found[each]]
     ok = all(each.ok for each in tallies) and all(each.ok for each in realities)
     said = Report(ok=ok, seed=seed, rows=tallies, real=realities)
     if report is not None:
-        asked = f"--moments {moments} --seed {seed} --strategies {strategies}"
-        asked += (f" --real {real}" if real else "") + (f" --jobs {jobs}" if jobs > 1 else "")
-        report.write_text(document(tallies, realities, asked + "".join(f" --row {each}" for each in row or ())))
+        report.write_text(document(tallies, realities, asked, kept.asked if kept else ()))
     if json:
         print_json(said)
     else:
         _show(said)
     if not ok:
         raise typer.Exit(CHECK_FAILED)
+
+
+def _kept(file: Path | None, strategies: int) -> Kept | None:
+    try:
+        return None if file is None else Kept(file, strategies)
+    except ValueError as error:
+        fail(str(error))
 
 
 @contextmanager

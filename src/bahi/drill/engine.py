@@ -232,7 +232,7 @@ class Engine:
         """Is Redis the one that it was, and the log no shorter, as far as all of them know? As in `bahi run` that is
         asked all the time; but what comes of it is said in a step."""
         while not await self._witness.look():  # noqa: ASYNC110 (what it does is look)
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(10 * PAUSE)
         if not self._witness.vouched:
             return 0
         await report_restart(self._log)

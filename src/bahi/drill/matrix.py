@@ -1,7 +1,7 @@
 """The matrix: every row at so many moments, on one stage or on several at a time."""
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Final
 
 from bahi.drill.moments import Result, Stand
 from bahi.drill.plan import STRATEGIES, draw_day
-from bahi.drill.rows import Moment, Row, draw_moment
+from bahi.drill.rows import Moment
 from bahi.drill.stage import Stage
 from bahi.telemetry.logging import configure_logging
 
@@ -20,11 +20,23 @@ _STOPS: Final = 60.0
 
 
 def play(
-    home: Path, rows: Sequence[Row], moments: Sequence[int], seed: int, strategies: int = STRATEGIES, jobs: int = 1
+    home: Path,
+    wanted: Sequence[Moment],
+    seed: int,
+    strategies: int = STRATEGIES,
+    jobs: int = 1,
+    known: Mapping[Moment, Result] = {},
 ) -> Iterator[Result]:
-    """The results, row by row. `home` is a folder for the servers' data, empty or not there. With `jobs` so many stages
-    play at a time, each in a process of its own; the results are the same and come in the same order."""
-    drawn = [draw_moment(row, number, seed) for row in rows for number in moments]
+    """The results of these moments, in their order. `home` is a folder for the servers' data, empty or not there. With
+    `jobs` so many stages play at a time, each in a process of its own; the results are the same. What is `known` is not
+    played again."""
+    new = [moment for moment in wanted if moment not in known]
+    with closing(_all(home, new, seed, strategies, jobs)) as played:
+        for moment in wanted:
+            yield known[moment] if moment in known else next(played)
+
+
+def _all(home: Path, drawn: Sequence[Moment], seed: int, strategies: int, jobs: int) -> Generator[Result, None, None]:
     if jobs > 1:
         yield from _side_by_side(home, drawn, seed, strategies, jobs)
         return

@@ -1,6 +1,7 @@
 """One moment of the drill: a day is played, at the moment something breaks, and the day goes on with what is left."""
 
 import asyncio
+import os
 import time
 from collections.abc import Coroutine, Sequence
 from types import TracebackType
@@ -69,6 +70,8 @@ class Result(Struct, kw_only=True):
     """Whether processes of the engine were started for it."""
     reopened: int = 0
     seconds: float = 0.0
+    load: float = 0.0
+    """How many processes wanted the machine's processors then."""
 
 
 class Stand:
@@ -141,6 +144,7 @@ class Round:
             for process in self._processes:
                 process.kill()
         self.result.seconds = time.perf_counter() - begun
+        self.result.load = os.getloadavg()[0]
         return self.result
 
     def _play(self) -> None:

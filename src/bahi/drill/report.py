@@ -1,5 +1,6 @@
 """The matrix for people: a table for the terminal, and a document."""
 
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -73,8 +74,9 @@ def real_cells(each: RealTally) -> list[str]:
     ]
 
 
-def document(tallies: Sequence[Tally], realities: Sequence[RealTally], asked: str) -> str:
-    """The matrix as a Markdown document. `asked`: the options that it was made with."""
+def document(tallies: Sequence[Tally], realities: Sequence[RealTally], asked: str, before: Sequence[str] = ()) -> str:
+    """The matrix as a Markdown document. `asked`: the options that it was made with; `before`: those of the drills
+    whose results it is made of."""
     rows: list[Counted] = [*tallies, *realities]
     violations = [violation for each in rows for violation in each.violations]
     told = [f"- `{each.again}`: {each.what}" for each in violations] or [
@@ -85,6 +87,8 @@ def document(tallies: Sequence[Tally], realities: Sequence[RealTally], asked: st
         f"Written by `bahi drill {asked} --report FILE`. One moment is played again with `--row ROW --moment NUMBER`, "
         "the same seed and as many strategies.",
     ]
+    if before:
+        parts.append("Its results were kept by:\n\n" + "\n".join(f"- `bahi drill {each}`" for each in before))
     if tallies:
         parts += [_table(COLUMNS, [cells(each) for each in tallies]), LEGEND, _sums(tallies)]
     if realities:
@@ -163,7 +167,18 @@ def _sums(tallies: Sequence[Tally]) -> str:
         f"{moments:,} moments, {sum(each.events for each in tallies):,} events, "
         f"{sum(each.orders for each in tallies):,} orders at the broker, "
         f"{sum(each.acknowledged for each in tallies):,} acknowledged requests; "
-        f"a new epoch of the log began in {sum(each.epochs for each in tallies):,} of the moments."
+        f"a new epoch of the log began in {sum(each.epochs for each in tallies):,} of the moments." + _load(tallies)
+    )
+
+
+def _load(tallies: Sequence[Tally]) -> str:
+    known = [each.load for each in tallies if each.load]
+    if not known:
+        return ""
+    least, most = min(each.p50 for each in known), max(each.max for each in known)
+    return (
+        f" The times are of a machine with {os.cpu_count()} processors whose load was {least:.0f} to {most:.0f}: the "
+        "more it is beyond that number, the longer everything waits."
     )
 
 

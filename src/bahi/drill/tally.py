@@ -78,6 +78,8 @@ class Tally(Counted, frozen=True, kw_only=True):
     epochs: int
     """How often a new epoch of the log began."""
     seconds: float
+    load: Spread | None
+    """How many processes wanted the machine's processors meanwhile, its own among them."""
 
 
 class RealTally(Counted, frozen=True, kw_only=True):
@@ -128,6 +130,7 @@ def tally(row: Row, results: Sequence[Result]) -> Tally:
         entries_held=Spread.of([result.entries_held / SECOND for result in held]),
         epochs=len(held),
         seconds=round(sum(result.seconds for result in results), 1),
+        load=Spread.of([result.load for result in results if result.load]),
         violations=[
             Violation(row, result.moment.number, result.moment.seed, what)
             for result in results
