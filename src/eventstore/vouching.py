@@ -7,14 +7,13 @@ none is left, or one does not answer, the end is taken for lost, and the order b
 
 from redis.asyncio import Redis
 
-from eventstore.clients import command, commands
+from eventstore.clients import command
 from eventstore.guard import fact, run_id_in
 from eventstore.keys import Keys
-from eventstore.log import EventLog
 from eventstore.patience import TIMER
 from eventstore.witness import PATIENCE
 
-__all__ = ["is_vouched_for", "run_id_of", "stopping_in_good_order", "vouch", "vouch_for"]
+__all__ = ["is_vouched_for", "run_id_of", "stopping_in_good_order", "vouch_for"]
 
 _LOOK_EVERY = 0.1
 _DECIDED = 1.0
@@ -57,24 +56,3 @@ async def vouch_for(redis: "Redis", keys: Keys) -> None:
 async def stopping_in_good_order(redis: "Redis", keys: Keys) -> None:
     """The server is about to be stopped by whoever started it, and nothing is amiss: the next start finds all of it."""
     await command(redis, "DEL", keys.server)
-
-
-async def vouch(log: EventLog) -> bool:
-    """The word of one process alone, where there are no others: whether the server was restarted, and the log is no
-    shorter than it knows. Several join the log, and ask each other (`eventstore.witness`). Raises LogUnavailable."""
-    run_id = await run_id_of(log.redis)
-    calls = [
-        *(("GET", log.keys.server), ("GET", log.keys.doubted), ("GET", log.keys.epoch)),
-        ("HGET", log.keys.position, "position"),
-    ]
-    answers = await commands(log.redis, calls)
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    known, doubted, epoch, position = answers
-    if run_id.encode() in (known, doubted) or epoch is None or epoch != log.epoch.encode() or position is None:
-        return False
-    if not log.seen or int(position) < log.seen:
-        return False
-    await command(log.redis, "SET", log.keys.server, run_id)
-    return True
