@@ -138,6 +138,8 @@ async def _create(redis: "Redis", keys: Keys, token: str) -> str:
 
 
 async def _set_once(redis: "Redis", key: str, value: str) -> str:
-    await command(redis, "SET", key, value, "NX")
-    kept: bytes = await command(redis, "GET", key)
+    kept: bytes | None = None
+    while kept is None:  # whoever restores the log may take it away in between
+        await command(redis, "SET", key, value, "NX")
+        kept = await command(redis, "GET", key)
     return kept.decode()

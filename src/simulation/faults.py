@@ -119,19 +119,23 @@ AT_CALLS: Final = {
     Fault.CLOCK_AHEAD: 2,
     Fault.CLOCK_BEHIND: 2,
     Fault.REDIS_AWAY: 1,
-    Fault.REDIS_RESTARTED: 1,
-    Fault.REDIS_TORN: 1,
-    Fault.REDIS_EMPTIED: 1,
-    Fault.GROUP_LOST: 1,
     Fault.POSTGRES_AWAY: 2,
 }
 """How often each is drawn among those that strike while a call waits at its gate."""
-SERVERS: Final = frozenset({Fault.REDIS_RESTARTED, Fault.REDIS_TORN, Fault.REDIS_EMPTIED, Fault.GROUP_LOST})
+SERVERS: Final = (Fault.REDIS_RESTARTED, Fault.REDIS_TORN, Fault.REDIS_EMPTIED, Fault.GROUP_LOST)
 """So costly that a life has one of them at most, and most lives none."""
+SHARE: Final = 0.3
+"""Of lives that have one, when all are enabled."""
+CALLS: Final = (150, 2_200)
+"""At which of a life's calls it strikes."""
 
 
 class UnknownFault(ValueError):
     """There is no fault of that name."""
+
+
+FEW: Final = 6
+"""Of so few enabled faults a life knows every one."""
 
 
 class _Mood(Struct, frozen=True):
@@ -149,21 +153,28 @@ class Faults:
         self.fired: Counter[Fault] = Counter()
         self.healed = False
         self._chance = random.Random(f"faults/{seed}")
-        self._left = dict.fromkeys(SERVERS, 1)
-        share = self._chance.choice((0.3, 0.5, 0.8))
+        share = self._chance.choice((0.3, 0.5, 0.8)) if len(enabled) > FEW else 1.0
         known = tuple(fault for fault in Fault if fault in enabled and self._chance.random() < share)
-        if known and self._chance.random() < 0.6:
-            known = tuple(fault for fault in known if fault not in SERVERS)
         self._mood = _Mood(known, self._chance.choice((0.002, 0.006, 0.015, 0.03)) if enabled else 0.0)
+        costly = [fault for fault in SERVERS if fault in enabled]
+        strikes = bool(costly) and (len(enabled) <= FEW or self._chance.random() < SHARE)
+        self._costly = self._chance.choice(costly) if strikes else None
+        self._calls_left = self._chance.randint(*CALLS)
 
     def knows(self, fault: Fault) -> bool:
         return fault in self._mood.known and not self.healed
 
     def at_call(self) -> Fault | None:
         """What strikes now, while a call waits at its gate; nearly always nothing."""
-        if self.healed or self._chance.random() >= self._mood.rate:
+        self._calls_left -= 1
+        if self.healed:
             return None
-        drawn = [fault for fault in self._mood.known if self._left.get(fault, 1) and fault in AT_CALLS]
+        if self._costly is not None and self._calls_left <= 0:
+            costly, self._costly = self._costly, None
+            return costly
+        if self._chance.random() >= self._mood.rate:
+            return None
+        drawn = [fault for fault in self._mood.known if fault in AT_CALLS]
         if not drawn:
             return None
         (fault,) = self._chance.choices(drawn, [AT_CALLS[fault] for fault in drawn])
@@ -179,8 +190,6 @@ class Faults:
     def note(self, fault: Fault) -> None:
         """It has happened."""
         self.fired[fault] += 1
-        if fault in self._left:
-            self._left = dict.fromkeys(self._left, 0)
 
 
 def parse_faults(names: Iterable[str]) -> frozenset[Fault]:
