@@ -24,7 +24,7 @@ from brokers.port import (
 from domain.clock import Clock
 from domain.decide import UNREACHABLE
 from domain.values import SECOND, Duration, Instant, OrderRequest, Price
-from simulation.wire import Crossing, Verdict, Wire
+from simulation.wire import TRANSACTION, Crossing, Verdict, Wire
 
 __all__ = ["GatedBrokers", "ProcessClock", "SimulatedTimer", "gated"]
 
@@ -178,7 +178,7 @@ class _GatedEngine:
             raise OperationalError("", {}, OSError("the connection broke before the answer"))
 
     async def _enter(self) -> Crossing:
-        crossing = await self._wire.enter("postgres")
+        crossing = await self._wire.enter(TRANSACTION)
         if crossing.verdict is Verdict.LOSE:
             raise OperationalError("", {}, OSError("PostgreSQL cannot be reached"))
         return crossing

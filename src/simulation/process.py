@@ -106,6 +106,8 @@ class Process:
         self.looked = -1
         """At how many joinings and restarts it bore witness last."""
         self._setbacks = 0
+        self.look_at: Instant = 0
+        self._looking: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -113,6 +115,19 @@ class Process:
 
     def step(self) -> None:
         self._run(self._step(), State.STEPPING)
+
+    def look(self) -> None:
+        """Bears witness, beside whatever it does."""
+        assert self._witness is not None  # noqa: S101 (it has joined)
+        with self.wire.inside():
+            work = self._bear_witness(self._witness)
+            self._looking = asyncio.get_running_loop().create_task(work, name=f"{self.name} looks")
+
+    def wants_to_look(self, now: Instant) -> bool:
+        """Whether somebody has joined or Redis was restarted since it looked last."""
+        if self.looked < 0 or self.looked == self._rounds() or self.look_at > now:
+            return False
+        return self._looking is None or self._looking.done()
 
     def kill(self) -> None:
         """As kill -9. Wait for the traffic to rest afterwards."""
@@ -131,6 +146,8 @@ class Process:
         """When it is to be stepped by the clock."""
         if self.state is State.WAITING:
             return self.retry_at
+        if self.looked >= 0 and self.looked != self._rounds() and self.look_at:
+            return self.look_at
         return self.role.due() if self.state is State.IDLE and self.role is not None else None
 
     # --- what runs in it ---------------------------------------------------------------------------------------------
@@ -144,7 +161,8 @@ class Process:
     async def _guarded(self, work: Awaitable[None]) -> None:
         try:
             await work
-            self.state, self._setbacks = State.IDLE, 0
+            if self.state is not State.LOST:
+                self.state, self._setbacks = State.IDLE, 0
         except LogLost as error:
             self.error, self.state = error, State.LOST
         except (LogUnavailable, *OUTAGES) as error:
@@ -154,7 +172,7 @@ class Process:
             self._setbacks += 1
         except asyncio.CancelledError:
             raise
-        except BaseException as error:
+        except Exception as error:
             self.error, self.state = error, State.BROKEN
 
     async def _start(self) -> None:
@@ -162,7 +180,10 @@ class Process:
             self.log = await self._open()
         if self._witness is None:
             self._witness = Witness(self.log, self.name)
-        await self._bear_witness(self._witness)
+        if self.looked < 0:
+            rounds = self._rounds()
+            await self._witness.join()
+            self.looked = rounds
         desk = self._make_desk(self.log, self)
         role = self._equip(desk, self)
         await role.begin()
@@ -199,28 +220,32 @@ class Process:
         if self.role is None:
             await self._start()
             return
-        assert self._witness is not None  # noqa: S101 (it has a role)
-        await self._bear_witness(self._witness)
         await self.role.step()
 
     async def _bear_witness(self, witness: Witness) -> None:
-        """As every process does all the time: has anybody joined, is Redis the one that it was, and the log no shorter?
-        Raises LogUnavailable while others have yet to look after a restart."""
+        """As every process does beside its work: has anybody joined, is Redis the one that it was, and the log no
+        shorter?"""
         rounds = self._rounds()
-        if self.looked < 0:
-            await witness.join()
-        elif self.looked != rounds and not await witness.look():
-            raise LogUnavailable("Redis was restarted, and not every process has found the log whole yet")
-        if witness.vouched:
-            witness.vouched = False
-            told = SystemRecovery(
-                old_epoch=witness.log.epoch,
-                new_epoch=witness.log.epoch,
-                lost={"redis": "RESTARTED"},
-                restored={"position": str(await witness.log.last_position())},
-            )
-            await witness.log.append([NewEvent(told)])
-        self.looked = max(rounds, self._rounds()) if self.looked < 0 else rounds
+        try:
+            whole = await witness.look()
+            if whole and witness.vouched:
+                told = SystemRecovery(
+                    old_epoch=witness.log.epoch,
+                    new_epoch=witness.log.epoch,
+                    lost={"redis": "RESTARTED"},
+                    restored={"position": str(await witness.log.last_position())},
+                )
+                await witness.log.append([NewEvent(told)])
+                witness.vouched = False
+        except LogUnavailable:
+            whole = False
+        except LogLost as error:
+            self.error, self.state = error, State.LOST
+            return
+        if whole:
+            self.looked = rounds
+        else:
+            self.look_at = self.clock.now() - self.clock.offset + SECOND // 20
 
     def _random(self, length: int) -> str:
         return "".join(self._chance.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=length))

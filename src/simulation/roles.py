@@ -16,7 +16,9 @@ from domain.clock import Clock
 from domain.values import DAY, SECOND, Duration, Instant, Tick
 from eventstore.archive import PostgresArchive
 from eventstore.archive_tables import seal_keys
+from eventstore.entries import check_log
 from eventstore.envelope import Recorded
+from eventstore.errors import LogHole, LogUnavailable
 from eventstore.log import EventLog
 from eventstore.seal_trust import key_id, public_bytes
 from eventstore.sealing import Sealing
@@ -98,9 +100,14 @@ class _Follower:
     async def news(self) -> list[Recorded]:
         """What came since the last call."""
         found: list[Recorded] = []
-        async for recorded in self.log.read(after=self._position):
-            self._position = recorded.position
-            found.append(recorded)
+        try:
+            async for recorded in self.log.read(after=self._position):
+                self._position = recorded.position
+                self.log.seen = max(self.log.seen, recorded.position)
+                found.append(recorded)
+        except LogHole as hole:  # as `follow` does: the log was lost meanwhile, or it is looked at once more
+            await check_log(self.log, self.log.seen)
+            raise LogUnavailable(str(hole)) from hole
         return found
 
     def drop(self) -> None:

@@ -17,10 +17,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from eventstore.clients import Pool
 from simulation.clock import VirtualClock
 
-__all__ = ["WIRE", "Crossing", "GatedPool", "Traffic", "Verdict", "Wire", "track_tasks"]
+__all__ = ["TRANSACTION", "WIRE", "Crossing", "GatedPool", "Traffic", "Verdict", "Wire", "track_tasks"]
 
 WIRE: Final[ContextVar["Wire | None"]] = ContextVar("WIRE", default=None)
 """The wire of the process that the running task belongs to."""
+
+
+TRANSACTION: Final = "postgres"
+"""A crossing that stays open while its process makes others."""
 
 
 class Verdict(StrEnum):
@@ -100,14 +104,20 @@ class Traffic:
         self._moved.set()
 
     def _is_flying(self) -> bool:
-        """Whether an answer is on its way. Not so for a transaction that is open while its task waits elsewhere."""
+        """Whether an answer is on its way. Not so for a transaction that is open while its process waits elsewhere."""
         if not self._flying:
             return False
-        waiting = {each.task for each in self.parked}
-        return any(
-            not each.task.done() and each.task not in waiting and not self._clock.asleep(each.task)
-            for each in self._flying
-        )
+        parked = {each.task for each in self.parked}
+        waiting = {each.wire for each in self.parked}
+        return any(not self._waits(each, parked, waiting) for each in self._flying)
+
+    def _waits(self, crossing: Crossing, parked: "set[asyncio.Task[Any]]", waiting: "set[Wire]") -> bool:
+        task = crossing.task
+        if task.done() or task in parked or self._clock.asleep(task):
+            return True
+        if crossing.what != TRANSACTION:
+            return False
+        return crossing.wire in waiting or any(self._clock.asleep(each) for each in crossing.wire.tasks)
 
 
 class Wire:

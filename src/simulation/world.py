@@ -244,13 +244,17 @@ class World:
             crossings = [each for each in crossings if each.wire is self._last_wire] or crossings
         steps = [each for each in self.processes.values() if self._has_work(each, now)]
         ghosts = [each for each in self._ghosts if each.at <= now]
-        number = self.chance.randrange(len(crossings) + len(steps) + len(ghosts) or 1)
+        lookers = [each for each in self.processes.values() if each.paused_until <= now and each.wants_to_look(now)]
+        number = self.chance.randrange(len(crossings) + len(steps) + len(ghosts) + len(lookers) or 1)
         if number < len(crossings):
             return lambda: self._pass(crossings[number])
         number -= len(crossings)
         if number < len(steps):
             return lambda: self._step(steps[number])
-        return (lambda: self._haunt(ghosts[number - len(steps)])) if ghosts else None
+        number -= len(steps)
+        if number < len(ghosts):
+            return lambda: self._haunt(ghosts[number])
+        return (lambda: self._look_around(lookers[number - len(ghosts)])) if lookers else None
 
     def _may_pass(self, crossing: Crossing, now: Instant) -> bool:
         if self.delayed.get(crossing, 0) > now:
@@ -266,8 +270,6 @@ class World:
             return True
         if process.state is State.WAITING:
             return False
-        if process.looked != self.rounds:
-            return True
         if process.kind is Kind.WORKER and self._next_timer is not None and self._next_timer <= now:
             return True
         if process.kind is Kind.MARKET and isinstance(process.role, MarketRole) and process.role.inbox:
@@ -279,6 +281,9 @@ class World:
             self._next_timer = None
         process.moves = self.moves
         process.step()
+
+    async def _look_around(self, process: Process) -> None:
+        process.look()
 
     async def _pass(self, crossing: Crossing) -> None:
         self._last_wire = crossing.wire
