@@ -2,16 +2,18 @@
 
 import secrets
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from domain.clock import Clock
+from domain.events import SystemRecovery
+from domain.values import Priority
 from eventstore.clients import command, log_client
-from eventstore.envelope import Ids
+from eventstore.envelope import Ids, NewEvent
 from eventstore.epochs import held, judge
-from eventstore.errors import NeedsRecovery, PartitionMismatch, ServerTooOld, WeakDurability
+from eventstore.errors import LogUnavailable, NeedsRecovery, PartitionMismatch, ServerTooOld, WeakDurability
 from eventstore.keys import GROUP, PARTITIONS, Keys
 from eventstore.log import Archive, EventLog
 from eventstore.vouching import is_vouched_for, run_id_of, vouch_for
@@ -60,7 +62,7 @@ async def open_log(
             )
         if not 0 <= partition < partitions:
             raise PartitionMismatch(f"there is no partition {partition} of {partitions}")
-        log_id = await _set_once(redis, keys.log_id, random(4))
+        await _set_once(redis, keys.log_id, random(4))
         run_id = ""
         if archive is not None:
             run_id = await run_id_of(redis)
@@ -71,21 +73,26 @@ async def open_log(
                 if here.lineage:
                     raise NeedsRecovery("RESTARTED", archived, here.position)
                 await vouch_for(redis, keys)  # killed before the log had begun: nobody can have written into it
-        epoch = await _create(redis, keys, random(16))
+        begun = await _create(redis, keys, random(16))
         here = await held(redis, keys)
+        if not here.lineage:  # it was lost, or somebody began to restore it, since the first look
+            raise LogUnavailable("the log is being restored: open it again")
+        newest = here.lineage[-1]
         log = EventLog(
             redis,
             keys=keys,
             clock=clock,
             ids=Ids(writer or random(6).lower()),
-            epoch=epoch,
+            epoch=newest.epoch,
             defaults=defaults,
             archive=archive,
-            log_id=log_id,
+            log_id=newest.log_id,
             lineage=here.lineage,
         )
         log.seen = here.position
         log.guard.run_id = run_id
+        if not begun and (lost := await create_groups(redis, keys)):
+            await _tell_lost_groups(log, lost)
         return log
     finally:
         await redis.aclose()
@@ -115,26 +122,38 @@ async def check_server(redis: "Redis", *, allow_weak: bool) -> None:
         )
 
 
-async def create_groups(redis: "Redis", keys: Keys, after: int = 0) -> None:
-    """The streams and their group `workers`, which delivers what comes after `after`; existing ones are left."""
-    for stream in keys.streams.values():
+async def create_groups(redis: "Redis", keys: Keys, after: int = 0) -> list[Priority]:
+    """The streams and their group `workers`, which delivers what comes after `after`; existing ones are left. Those of
+    which there was none."""
+    created = []
+    for each, stream in keys.streams.items():
         try:
             await command(redis, "XGROUP CREATE", stream, GROUP, f"{after}-0", "MKSTREAM")
+            created.append(each)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
+    return created
 
 
-async def _create(redis: "Redis", keys: Keys, token: str) -> str:
-    """The epoch of the log. At its first start position and groups come before it: without an epoch nothing can be
-    appended, so nobody can append to half a log."""
-    existing: bytes | None = await command(redis, "GET", keys.epoch)
-    if existing is not None:
-        return existing.decode()
+async def _tell_lost_groups(log: EventLog, lost: Sequence[Priority]) -> None:
+    """A group was gone, and with it who had which wake-up in hand. Everything that its stream holds is delivered again:
+    a wake-up that comes twice is harmless, one that never comes is not."""
+    told = {"group": ", ".join(lost)}
+    again = {"delivered_again": "from the first entry that the streams hold"}
+    await log.append([NewEvent(SystemRecovery(old_epoch=log.epoch, new_epoch=log.epoch, lost=told, restored=again))])
+
+
+async def _create(redis: "Redis", keys: Keys, token: str) -> bool:
+    """Begins the log, unless it has begun; whether it did. Position and groups come before the epoch: without one
+    nothing can be appended, so nobody can append to half a log."""
+    if await command(redis, "GET", keys.epoch) is not None:
+        return False
     await command(redis, "HSETNX", keys.position, "position", "0")
     await command(redis, "HSETNX", keys.position, "recorded_at", "0")
     await create_groups(redis, keys)
-    return await _set_once(redis, keys.epoch, token)
+    await _set_once(redis, keys.epoch, token)
+    return True
 
 
 async def _set_once(redis: "Redis", key: str, value: str) -> str:

@@ -2,12 +2,16 @@
 
 import asyncio
 
+import msgspec
 import pytest
+from redis.asyncio import Redis
 
+import eventstore.open as open_module
 from bahi.servers import EmbeddedRedis
-from domain.events import StrategyStartRequested
+from domain.events import StrategyStartRequested, SystemRecovery
 from eventstore.batch import Appended
 from eventstore.envelope import NewEvent
+from eventstore.epochs import Epoch, Held, held
 from eventstore.errors import LogUnavailable, NeedsRecovery, PartitionMismatch, ServerTooOld, WeakDurability
 from eventstore.keys import GROUP, Keys
 from eventstore.open import check_server, open_log
@@ -172,3 +176,32 @@ async def test_a_server_killed_before_the_log_had_begun_has_lost_nothing(opened,
 async def test_a_server_that_is_not_there_is_unavailable(clock):
     with pytest.raises(LogUnavailable):
         await open_log("redis://127.0.0.1:1/0", clock=clock, defaults={})
+
+
+async def test_a_lost_group_is_made_again_told_of_and_delivers_everything_once_more(opened, redis):
+    log = await opened()
+    await log.append([ASKED])
+    medium = log.keys.streams["medium"]
+    await redis.xgroup_destroy(medium, GROUP)
+    again = await opened()
+    told = [each.event async for each in again.read()]
+    assert isinstance(told[-1], SystemRecovery)
+    assert told[-1].lost == {"group": "medium"}
+    (group,) = await redis.xinfo_groups(medium)
+    assert group["last-delivered-id"] == b"0-0"
+
+
+async def test_a_process_bears_the_log_id_of_the_epoch_that_it_joins(opened, redis, monkeypatch):
+    """Another process restores the log while this one opens it: an order under the id of before belonged to nobody."""
+    await opened()
+
+    async def restored_meanwhile(client: Redis, keys: Keys) -> Held:
+        epoch = Epoch(number=2, epoch="NEXT", log_id="NEXT")
+        await redis.set(keys.epoch, epoch.epoch)
+        await redis.set(keys.log_id, epoch.log_id)
+        await redis.rpush(keys.epochs, msgspec.json.encode(epoch))
+        return await held(client, keys)
+
+    monkeypatch.setattr(open_module, "held", restored_meanwhile)
+    log = await opened()
+    assert (log.epoch, log.log_id) == ("NEXT", "NEXT")
