@@ -4,7 +4,6 @@ import random
 from collections.abc import Awaitable, Callable
 from datetime import time
 from decimal import Decimal
-from typing import Final
 
 from msgspec import Struct, field
 
@@ -13,7 +12,7 @@ from domain.decide import Decision
 from domain.events import Event, ForceStop, StrategyCreated, UserHalted, UserResumed
 from domain.facts import Facts
 from domain.strategy import State, evolve, initial
-from domain.values import SECOND, Config, Duration, Instant, Product
+from domain.values import SECOND, Config, Instant, Product
 from eventstore.batch import Appended, AppendResult, Duplicate, WrongEpoch
 from eventstore.envelope import Dedupe, NewEvent
 from eventstore.errors import LogLost
@@ -62,7 +61,7 @@ class ApiRole:
     async def begin(self) -> None:
         """It keeps nothing."""
 
-    async def step(self) -> int:
+    async def step(self, *, news: bool = True) -> int:
         done = 0
         while self._client.pending:
             request = self._client.pending[0]
@@ -161,13 +160,11 @@ async def _blind(
 
 # --- what they trade -------------------------------------------------------------------------------------------------
 
-SPAN: Final[Duration] = 240 * SECOND
-
 
 def draw_config(chance: random.Random, clock_of: Callable[[Instant], time], opening: Instant) -> Config:
-    """A strategy of the first minutes of the day: bought within four, sold one to eight minutes later."""
-    buy_at = opening + chance.randrange(30, 240) * SECOND
-    sell_at = buy_at + chance.randrange(40, 480) * SECOND
+    """A strategy of the first minutes of the day: bought within three, sold at most five minutes later."""
+    buy_at = opening + chance.randrange(20, 180) * SECOND
+    sell_at = buy_at + chance.randrange(20, 300) * SECOND
     below = chance.choice((2, 4, 10, 20, 60, 150)) * GRID
     return Config(
         symbol=chance.choice(SYMBOLS),

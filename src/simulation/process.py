@@ -113,8 +113,9 @@ class Process:
     def begin(self) -> None:
         self._run(self._start(), State.STARTING)
 
-    def step(self) -> None:
-        self._run(self._step(), State.STEPPING)
+    def step(self, *, news: bool) -> None:
+        """`news`: something may have been appended since the last step."""
+        self._run(self._step(news=news or self._setbacks > 0), State.STEPPING)
 
     def look(self) -> None:
         """Bears witness, beside whatever it does."""
@@ -216,11 +217,11 @@ class Process:
                     )
                 self.recovered += done is not None
 
-    async def _step(self) -> None:
+    async def _step(self, *, news: bool) -> None:
         if self.role is None:
             await self._start()
             return
-        await self.role.step()
+        await self.role.step(news=news)
 
     async def _bear_witness(self, witness: Witness) -> None:
         """As every process does beside its work: has anybody joined, is Redis the one that it was, and the log no

@@ -56,8 +56,9 @@ class Role(Protocol):
         """As at every start. Raises LogUnavailable, LogLost."""
         ...
 
-    async def step(self) -> int:
-        """Everything that can be done now; how much that was. Raises LogUnavailable, LogLost, what outages raise."""
+    async def step(self, *, news: bool = True) -> int:
+        """Everything that can be done now; how much that was. Without `news` nothing was appended since the last step.
+        Raises LogUnavailable, LogLost, what outages raise."""
         ...
 
     def due(self) -> Instant | None:
@@ -78,7 +79,7 @@ class WorkerRole:
     async def begin(self) -> None:
         """A worker has nothing to load."""
 
-    async def step(self) -> int:
+    async def step(self, *, news: bool = True) -> int:
         return await self.worker.step()
 
     def due(self) -> Instant | None:
@@ -121,11 +122,11 @@ class SchedulerRole(_Follower):
             self.log, self.clock, Timetable.from_states(states), buy_late_limit=self.desk.policy.buy_late_limit
         )
 
-    async def step(self) -> int:
-        news = await self.news()
-        for recorded in news:
+    async def step(self, *, news: bool = True) -> int:
+        found = await self.news() if news else []
+        for recorded in found:
             self.scheduler.apply(recorded)
-        return len(news) + await self.scheduler.step(self.clock.now())
+        return len(found) + await self.scheduler.step(self.clock.now())
 
     def due(self) -> Instant | None:
         return self.scheduler.next_due()
@@ -156,9 +157,9 @@ class MarketRole(_Follower):
         )
         await self.listener.begin()
 
-    async def step(self) -> int:
+    async def step(self, *, news: bool = True) -> int:
         done = 0
-        for recorded in await self.news():
+        for recorded in await self.news() if news else []:
             await self.listener.on_event(recorded)
             done += 1
         while self.inbox:
@@ -202,9 +203,9 @@ class UpdatesRole(_Follower):
         self._position, states, _ = await live_states(self.log)
         self.orders.start(states)
 
-    async def step(self) -> int:
+    async def step(self, *, news: bool = True) -> int:
         done, now = 0, self.clock.now()
-        for recorded in await self.news():
+        for recorded in await self.news() if news else []:
             if (user_id := self.orders.apply(recorded)) is not None:
                 self._hinted[user_id] = None
             done += 1
@@ -259,7 +260,7 @@ class ArchiveRole:
     async def begin(self) -> None:
         """It finds its place by itself."""
 
-    async def step(self) -> int:
+    async def step(self, *, news: bool = True) -> int:
         now = self._clock.now()
         done = await self.projector.step()
         done += await self.projector.seal()

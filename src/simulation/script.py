@@ -23,7 +23,7 @@ CALENDAR: Final = load_nse()
 FIRST_DAY: Final = dt.date(2026, 11, 20)
 BEFORE: Final[Duration] = MINUTE
 """How long before the open a day begins."""
-TROUBLED: Final[Duration] = 14 * MINUTE
+TROUBLED: Final[Duration] = 9 * MINUTE
 """How long after the open the faults last."""
 CALM: Final[Duration] = 60 * SECOND
 """Within so long after the faults have stopped everything is to be final."""
@@ -93,7 +93,7 @@ class Days:
             self._ask(at := moment(), f"halt {user_id}", people.halt(user_id, square_off=square_off))
             self._ask(at + chance.randint(0, 2 * MINUTE), f"resume {user_id}", people.resume(user_id))
         if faults.happens(Fault.RESTART, 0.5):
-            soon = chance.randint(sell_at, sell_at + 2 * MINUTE)
+            soon = chance.randint(sell_at, sell_at + MINUTE)
             self._ask(soon, f"update {strategy_id}", people.update(strategy_id, self._later(soon)))
             self._ask(soon + SECOND, f"start {strategy_id}", people.start(strategy_id))
         if faults.happens(Fault.SESSION_LOST, 0.15):
@@ -117,8 +117,8 @@ class Days:
     def _later(self, now: Instant) -> Changes:
         chance = self._world.chance
         return Changes(
-            buy_time=_time(now + chance.randint(5, 60) * SECOND),
-            sell_time=_time(now + chance.randint(70, 200) * SECOND),
+            buy_time=_time(now + chance.randint(5, 30) * SECOND),
+            sell_time=_time(now + chance.randint(40, 90) * SECOND),
         )
 
     def _disconnect(self, user_id: int) -> None:

@@ -17,7 +17,7 @@ _FLOOR, _CEILING = Decimal("128.00"), Decimal("170.00")
 
 
 def draw_ticks(chance: random.Random, begin: Instant, end: Instant) -> Iterator[list[Tick]]:
-    """Batches of ticks in the order of their time: every five to fifteen seconds one for each symbol."""
+    """Batches of ticks in the order of their time: every five to twenty seconds one for each symbol."""
     prices = dict.fromkeys(SYMBOLS, OPENING)
     at = begin
     while at < end:
@@ -31,7 +31,7 @@ def draw_ticks(chance: random.Random, begin: Instant, end: Instant) -> Iterator[
             prices[symbol] -= prices[symbol] % GRID
             batch.append(Tick(symbol, prices[symbol], at))
         yield batch
-        at += chance.randint(5 * SECOND, 15 * SECOND)
+        at += chance.randint(5 * SECOND, 20 * SECOND)
 
 
 class Feed:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import ResponseError
+
 from domain.values import MINUTE, SECOND
 from eventstore.keys import GROUP, Keys
 from simulation.faults import Fault
@@ -133,7 +135,10 @@ class Strikes:
             return False
         heir, taken = self._world.chance.choice(heirs), 0
         for stream in Keys().streams.values():
-            pending: Any = self._world.looker.xpending_range(stream, GROUP, "-", "+", 1000, name)
+            try:
+                pending: Any = self._world.looker.xpending_range(stream, GROUP, "-", "+", 1000, name)
+            except ResponseError:  # its group is gone
+                continue
             if ids := [each["message_id"] for each in pending]:
                 self._world.looker.xclaim(stream, GROUP, heir.name, 0, ids, justid=True)
                 taken += len(ids)

@@ -279,8 +279,8 @@ class World:
     async def _step(self, process: Process) -> None:
         if process.kind is Kind.WORKER and self._next_timer is not None and self._next_timer <= self.clock.now():
             self._next_timer = None
-        process.moves = self.moves
-        process.step()
+        news, process.moves = process.moves != self.moves, self.moves
+        process.step(news=news)
 
     async def _look_around(self, process: Process) -> None:
         process.look()
