@@ -48,16 +48,18 @@ BAHI = Path(sys.executable).with_name("bahi")
 
 SLOWLY = 4
 """What is waited for may take so many times as long as on an idle machine."""
+FAR = 600
+"""Seconds, after which a test is over."""
 _pace = 1.0
 
 
 def pace() -> float:
-    """How many times as long as alone a process takes here at present: measured by a little work."""
+    """How many times as long as alone a process takes here at present: measured by a little work. At most 20."""
     work = 0.1
     begun, worked = time.perf_counter(), time.thread_time()
     while time.thread_time() - worked < work:
         pass
-    return max(1.0, (time.perf_counter() - begun) / work)
+    return min(max(1.0, (time.perf_counter() - begun) / work), 20.0)
 
 
 def until(look: Callable[[], T], seconds: float = 20, what: str = "", every: float = 0.05) -> T:
@@ -73,9 +75,11 @@ def until(look: Callable[[], T], seconds: float = 20, what: str = "", every: flo
 
 
 def clock_in(seconds: float) -> str:
-    """The exchange's wall clock that many seconds from now, more where everything takes longer: HH:MM:SS, the next
-    full second."""
-    return f"{dt.datetime.now(IST) + dt.timedelta(seconds=seconds * _pace + 0.999):%H:%M:%S}"
+    """The exchange's wall clock that many seconds from now, more where everything takes longer (but not of what is far
+    away anyway): HH:MM:SS, the next full second."""
+    if seconds < FAR:
+        seconds = min(seconds * _pace, FAR - 1)
+    return f"{dt.datetime.now(IST) + dt.timedelta(seconds=seconds + 0.999):%H:%M:%S}"
 
 
 LATE = ("23:59:58", "23:59:59")

@@ -290,7 +290,7 @@ async def test_a_message_is_done_again_when_the_log_was_unavailable(log):
     async with worker:
         await worker.until(lambda: sorted(worker.handled) == [1, 2])
     assert worker.poison == []
-    assert len(worker.trouble) == 2
+    assert [str(each) for each in worker.trouble].count("gone") == 2
 
 
 async def test_an_incident_in_a_handler_stops_the_lanes_after_what_is_in_hand(log):
