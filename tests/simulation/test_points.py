@@ -3,6 +3,7 @@
 `bahi prove points` runs all of them. What the sample of one run finds is repeated with BAHI_TEST_SEED.
 """
 
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from handlers import effects
 from simulation.points import REACH, Point, PointKind, Strike, calls, enact, points
 from simulation.scenarios import SCENARIOS, UnknownScenario, scenario
 from simulation.stage import Stage, open_stage
+from tests.cli.terminal import here
 
 SEED: Final = int(os.environ.get("BAHI_TEST_SEED") or random.SystemRandom().randrange(1_000_000))
 SALE: Final = SCENARIOS["sale"]
@@ -127,3 +129,24 @@ def test_a_scenario_that_nobody_knows_is_refused() -> None:
 
 def first_call(stage: Stage, what: str) -> int:
     return next(n for n, name in enumerate(calls(stage, SALE), 1) if f": {what} #" in name)
+
+
+def test_a_report_for_programs_counts_points_by_kind() -> None:
+    done = here("prove", "points", "--scenario", "sale", "--kind", "reply-lost", "--from", "60", "--to", "61", "--json")
+    assert done.code == 0, done.out + done.err
+    report = json.loads(done.out)
+    assert [(row["kind"], row["persistent"], row["points"]) for row in report["rows"]] == [
+        ("reply-lost", False, 2),
+        ("reply-lost", True, 2),
+    ]
+    assert report["fired"] > report["points"] == 4
+    assert report["calls"]["sale"] > 60
+
+
+def test_a_kind_or_a_call_that_does_not_exist_is_refused() -> None:
+    done = here("prove", "points", "--kind", "sideways")
+    assert done.code == 2
+    assert "known are before, after-effect, reply-lost, cancelled" in done.err
+    done = here("prove", "points", "--scenario", "sale", "--from", "9999")
+    assert done.code == 2
+    assert "there is no call 9999: sale has " in done.err
