@@ -73,6 +73,8 @@ class Enacted(World):
         if self.traffic.parked:
             return partial(self._pass, self.traffic.parked[0])
         now = self.clock.now()
+        if lookers := self._lookers(now):
+            return partial(self._look_around, lookers[0])
         ready = next((each for each in self.processes.values() if self._has_work(each, now)), None)
         return None if ready is None else partial(self._step, ready)
 

@@ -106,7 +106,10 @@ class Process:
         self.looked = -1
         """At how many joinings and restarts it bore witness last."""
         self._setbacks = 0
+        self.joins = False
+        """It waits until everybody else has heard of it."""
         self.look_at: Instant = 0
+        self._looked_at: Instant = 0
         self._looking: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -120,13 +123,17 @@ class Process:
     def look(self) -> None:
         """Bears witness, beside whatever it does."""
         assert self._witness is not None  # noqa: S101 (it has joined)
+        self._looked_at = self.clock.now() - self.clock.offset
         with self.wire.inside():
             work = self._bear_witness(self._witness)
             self._looking = asyncio.get_running_loop().create_task(work, name=f"{self.name} looks")
 
-    def wants_to_look(self, now: Instant) -> bool:
-        """Whether somebody has joined or Redis was restarted since it looked last."""
-        if self.looked < 0 or self.looked == self._rounds() or self.look_at > now:
+    def wants_to_look(self, now: Instant, *, joining: bool) -> bool:
+        """Whether somebody has joined or Redis was restarted since it looked last; or somebody is `joining` and waits
+        for it to look: a real process does so many times a second."""
+        if self.looked < 0 or self.look_at > now:
+            return False
+        if self.looked == self._rounds() and not (joining and self._looked_at < now):
             return False
         return self._looking is None or self._looking.done()
 
@@ -183,7 +190,11 @@ class Process:
             self._witness = Witness(self.log, self.name)
         if self.looked < 0:
             rounds = self._rounds()
-            await self._witness.join()
+            self.joins = True
+            try:
+                await self._witness.join()
+            finally:
+                self.joins = False
             self.looked = rounds
         desk = self._make_desk(self.log, self)
         role = self._equip(desk, self)

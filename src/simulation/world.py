@@ -244,7 +244,7 @@ class World:
             crossings = [each for each in crossings if each.wire is self._last_wire] or crossings
         steps = [each for each in self.processes.values() if self._has_work(each, now)]
         ghosts = [each for each in self._ghosts if each.at <= now]
-        lookers = [each for each in self.processes.values() if each.paused_until <= now and each.wants_to_look(now)]
+        lookers = self._lookers(now)
         number = self.chance.randrange(len(crossings) + len(steps) + len(ghosts) + len(lookers) or 1)
         if number < len(crossings):
             return lambda: self._pass(crossings[number])
@@ -255,6 +255,11 @@ class World:
         if number < len(ghosts):
             return lambda: self._haunt(ghosts[number])
         return (lambda: self._look_around(lookers[number - len(ghosts)])) if lookers else None
+
+    def _lookers(self, now: Instant) -> list[Process]:
+        joining = any(each.joins for each in self.processes.values())
+        awake = [each for each in self.processes.values() if each.paused_until <= now]
+        return [each for each in awake if each.wants_to_look(now, joining=joining)]
 
     def _may_pass(self, crossing: Crossing, now: Instant) -> bool:
         if self.delayed.get(crossing, 0) > now:
