@@ -156,7 +156,9 @@ class Process:
             return self.retry_at
         if self.looked >= 0 and self.looked != self._rounds() and self.look_at:
             return self.look_at
-        return self.role.due() if self.state is State.IDLE and self.role is not None else None
+        if self.state is not State.IDLE or self.role is None or (due := self.role.due()) is None:
+            return None
+        return due - self.clock.offset  # when its own clock will show it
 
     # --- what runs in it ---------------------------------------------------------------------------------------------
 
