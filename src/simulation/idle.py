@@ -1,7 +1,8 @@
 """Level, not edge: whatever a strategy has to do is done, however its wake-up was lost (architecture §1).
 
 When nothing moves in a simulated world, every strategy is asked what it would decide now. One that wants something for
-long, while a worker stands idle, was forgotten: nobody will ever wake it.
+long, while a worker stands idle, was forgotten: nobody will ever wake it. An exit that is due counts as wanted whatever
+the rules say of it: nothing may hold it back but a back-off, an order under way, or a broker that cannot be reached.
 """
 
 from collections.abc import Collection, Mapping
@@ -83,15 +84,25 @@ class Idle:
                 instrument=self._instruments.find(state.symbol),
                 foreign=decode_foreign(foreign, state.symbol, state.product),
             )
-            wanted = decide_next(state, facts).events
+            wanted = [event.type for event in decide_next(state, facts).events]
+            if not wanted and _exit_is_due(state, facts):
+                wanted = ["an exit"]
             if not wanted:
                 self._since.pop(state.id, None)
             elif now - self._since.setdefault(state.id, now) > PATIENCE:
                 waited = (now - self._since[state.id]) / SECOND
-                what = ", ".join(event.type for event in wanted)
-                found.append(f"idle: strategy {state.id} wants {what}, and for {waited:.0f} s nobody minds it")
+                what = f"strategy {state.id} wants {', '.join(wanted)}"
+                found.append(f"idle: {what}, and for {waited:.0f} s nobody minds it")
         return found
 
 
 def _may_want(state: State) -> bool:
     return state.alive or state.start_requested or state.unresolved or state.open_quantity != 0 or state.surfaced != 0
+
+
+def _exit_is_due(state: State, facts: Facts) -> bool:
+    if not state.alive or state.abort_due or state.open_quantity <= 0 or not (state.stop_due or state.sell_due):
+        return False
+    waits = state.unresolved or state.lingering or state.settle_after
+    waits = waits or any(facts.now < tries.not_before for tries in state.tries.values())
+    return not waits and facts.connected and facts.foreign >= 0 and facts.calendar.is_open(facts.now)

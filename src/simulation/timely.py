@@ -5,6 +5,8 @@
 3. While the stop is due no timed SELL is asked for: STOPLOSS overrides SELL.
 4. An order whose answer never came is not given up before its quarantine is over.
 5. A refusal that counts is followed by a back-off, which is kept, and by no more attempts than allowed.
+6. Fills are cumulative: each tells more than the one before.
+7. A timer of a run that lives on is in the log TIMED_WITHIN of its instant, fired or missed.
 """
 
 from collections.abc import Iterable
@@ -32,10 +34,14 @@ from domain.values import SECOND, Doubt, Duration, Instant, Kind, Price, Tag
 from domain.values import Final as Ending
 from eventstore.envelope import Recorded
 
-__all__ = ["EXIT_WITHIN", "untimely"]
+__all__ = ["EXIT_WITHIN", "TIMED_WITHIN", "untimely"]
 
-EXIT_WITHIN: Final[Duration] = 90 * SECOND
-"""From the trigger, or from the fill if that came later: an unknown entry has to leave its quarantine before."""
+EXIT_WITHIN: Final[Duration] = 150 * SECOND
+"""From the trigger, or from the fill if that came later: an unknown entry has to leave its quarantine before, and all
+workers may be paused. What is forgotten for good is far beyond it."""
+
+TIMED_WITHIN: Final[Duration] = 150 * SECOND
+"""All schedulers may be paused, and Redis may be away after that."""
 
 
 def untimely(records: Iterable[Recorded], policy: Policy) -> list[str]:
@@ -61,6 +67,8 @@ class _Strategy:
         self.due_since: Instant | None = None
         """Since when shares are held and an exit is due that was not asked for."""
         self.not_before: dict[Kind, Instant] = {}
+        self.fired: set[tuple[str, Instant]] = set()
+        """The timers of this run that are in the log, by their instants."""
 
     @property
     def held(self) -> int:
@@ -93,8 +101,12 @@ class _Reading:
                 self._updated(it, event)
             case BuyTriggered() | TriggerMissed():
                 self._once(where, "BUY", record.strategy_id, event.run, event.due_at)
+                if event.run == it.run:
+                    it.fired.add(("BUY", event.due_at))
             case SellTriggered():
                 self._once(where, "SELL", record.strategy_id, event.run, event.due_at)
+                if event.run == it.run:
+                    it.fired.add(("SELL", event.due_at))
                 it.sell_due = it.sell_due or (event.run, event.due_at) == (it.run, it.sell_at)
                 self._mind(it, at)
             case StoplossTriggered():
@@ -105,6 +117,8 @@ class _Reading:
             case Intent():
                 self._asked(where, it, event, at)
             case OrderFilled(tag=tag, filled=filled) if tag in it.kinds:
+                if filled <= it.filled.get(tag, 0):
+                    self.found.append(f"6: {where}: {filled} of {tag} are filled, and {it.filled[tag]} were before")
                 it.filled[tag] = max(filled, it.filled.get(tag, 0))
                 it.not_before.pop(it.kinds[tag], None)
                 self._mind(it, at)
@@ -114,11 +128,13 @@ class _Reading:
             case OrderFinalized():
                 self._finalized(where, it, event, at)
             case OrderRetryRequired():
-                if event.counted and event.not_before <= at - self._policy.skew:
+                if event.counted and event.not_before <= at:
                     self.found.append(f"5: {where}: {event.kind} is tried again without a back-off")
                 it.not_before[event.kind] = event.not_before
             case SafetyAbort() | StrategyStopped() | StrategyRecovered():
                 self._in_time(where, it, at)
+                if isinstance(event, StrategyStopped):
+                    self._timed(where, it, at)
                 it.alive = it.alive and not isinstance(event, StrategyStopped)
                 it.due_since = None
                 if not it.alive:
@@ -170,6 +186,12 @@ class _Reading:
         if it.due_since is not None and at - it.due_since > EXIT_WITHIN:
             waited = (at - it.due_since) / SECOND
             self.found.append(f"2: {where}: the exit was due for {waited:.0f} s, and nobody asked for it")
+
+    def _timed(self, where: str, it: _Strategy, at: Instant) -> None:
+        for timer, due_at in (("BUY", it.buy_at), ("SELL", it.sell_at)):
+            if it.alive and at - due_at > TIMED_WITHIN and (timer, due_at) not in it.fired:
+                late = (at - due_at) / SECOND
+                self.found.append(f"7: {where}: {timer} was due {late:.0f} s before the run ended, and never triggered")
 
     def _finalized(self, where: str, it: _Strategy, event: OrderFinalized, at: Instant) -> None:
         if event.tag in it.kinds and event.filled > it.filled.get(event.tag, 0):

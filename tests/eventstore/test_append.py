@@ -147,6 +147,17 @@ async def test_a_position_behind_the_streams_is_never_appended_to(log, redis, ev
     assert await everything() == before
 
 
+async def test_a_log_that_lost_its_end_is_never_appended_to_by_whoever_saw_that_end(log, redis, everything):
+    await log.append([asked()])
+    await log.append([asked()])
+    for stream in log.keys.streams.values():
+        await redis.xdel(stream, "2-0")
+    await redis.hset(log.keys.position, "position", 1)
+    before = await everything()
+    assert await log.append([asked()]) == WrongEpoch(None)
+    assert await everything() == before
+
+
 async def test_an_emptied_redis_is_never_appended_to(log, redis, everything):
     await redis.flushall()
     assert await log.append([asked()]) == WrongEpoch(None)

@@ -14,7 +14,7 @@ from eventstore.envelope import NewEvent
 from eventstore.epochs import Epoch, Held, held
 from eventstore.errors import LogUnavailable, NeedsRecovery, PartitionMismatch, ServerTooOld, WeakDurability
 from eventstore.keys import GROUP, Keys
-from eventstore.open import check_server, open_log
+from eventstore.open import check_server, create_groups, open_log
 
 ASKED = NewEvent(StrategyStartRequested(), strategy_id=42, user_id=7)
 
@@ -40,6 +40,15 @@ async def test_the_group_begins_at_the_beginning(log, redis):
     for stream in log.keys.streams.values():
         (group,) = await redis.xinfo_groups(stream)
         assert (group["name"], group["last-delivered-id"]) == (GROUP.encode(), b"0-0")
+
+
+async def test_a_group_that_is_made_when_there_are_entries_delivers_all_of_them(log, redis):
+    await log.append([ASKED])
+    (stream,) = [name for name in log.keys.streams.values() if await redis.xlen(name)]
+    await redis.xgroup_destroy(stream, GROUP)
+    await create_groups(redis, log.keys)
+    ((_, entries),) = await redis.xreadgroup(GROUP, "anybody", {stream: ">"})
+    assert [entry_id for entry_id, _ in entries] == [b"1-0"]
 
 
 async def test_another_number_of_partitions_is_refused(opened, partitions):

@@ -561,6 +561,13 @@ def test_a_trigger_of_an_earlier_time_changes_nothing():
     story.then_nothing()
 
 
+def test_a_buy_trigger_of_an_instant_that_the_user_moved_away_from_places_nothing():
+    story = given(started)
+    due = story.state.buy_at
+    moved = updated(buy_at=due + 60_000_000)
+    story.when(moved, happened(BuyTriggered(run=story.state.run, due_at=due))).then_nothing().then_state(buy_due=False)
+
+
 # --- updates of a run -----------------------------------------------------------------------------------------------
 
 

@@ -25,8 +25,8 @@ DEFECTS: Final = (
                 "    order = state.find(event.tag)\n    state.stop_due = False\n",
             ),
         ),
-        faults=frozenset({Fault.RESTS, Fault.PARTIAL}),
-        by=("time 2", "judge"),
+        test="tests/unit/domain/test_orders.py::test_a_stop_that_comes_while_the_entry_rests_waits_and_then_exits_what_was_filled",
+        why="a stop has to be hit within the ten seconds that an entry may rest",
     ),
     Defect(
         name="sell-before-stoploss",
@@ -39,8 +39,8 @@ DEFECTS: Final = (
                 " and not state.sell_due else PASS",
             ),
         ),
-        faults=ANSWERS | {Fault.CALL_DELAYED, Fault.PAUSED_PAST_TAKE_OVER, Fault.REDIS_AWAY},
-        by=("time 3",),
+        test="tests/unit/domain/test_run.py::test_the_stoploss_overrides_the_sell",
+        why="stop and SELL have to become due behind one order",
     ),
     Defect(
         name="halt-blocks-an-exit",
@@ -53,7 +53,7 @@ DEFECTS: Final = (
             ),
         ),
         faults=frozenset({Fault.HALT}),
-        by=("time 2", "12"),
+        by=("idle", "time 2"),
     ),
     Defect(
         name="trigger-of-an-earlier-instant",
@@ -65,8 +65,8 @@ DEFECTS: Final = (
                 'Case({"run": (event.run,), "status": _ALIVE}, {"buy_due": True})',
             ),
         ),
-        faults=frozenset({Fault.UPDATE, Fault.WRITE_LATE, Fault.MESSAGE_REPEATED, Fault.CALL_DELAYED, Fault.PAUSED}),
-        by=("judge untriggered",),
+        test="tests/unit/domain/test_run.py::test_a_buy_trigger_of_an_instant_that_the_user_moved_away_from_places_nothing",
+        why="an update has to overtake the trigger of the instant that it moves",
     ),
     Defect(
         name="trigger-of-an-earlier-run",
@@ -85,8 +85,8 @@ DEFECTS: Final = (
         name="stop-of-an-earlier-revision",
         what="a stop-loss trigger counts whatever revision of the stop it was for",
         changes=(Edit(blind.cases, '                "stop_revision": (event.stop_revision,),\n', ""),),
-        faults=frozenset({Fault.UPDATE, Fault.WRITE_LATE, Fault.CALL_DELAYED, Fault.PAUSED, Fault.MESSAGE_REPEATED}),
-        by=("judge", "time 3"),
+        test="tests/unit/domain/test_run.py::test_a_stop_trigger_of_the_old_revision_comes_too_late",
+        why="an update has to overtake the trigger of the stop that it moves",
     ),
     Defect(
         name="partial-fill-counted-twice",
@@ -112,8 +112,8 @@ DEFECTS: Final = (
                 "quantity = clip(state, state.bought, facts)",
             ),
         ),
-        faults=ANSWERS,
-        by=("2", "judge"),
+        test="tests/unit/domain/test_run.py::test_an_exit_sells_exactly_what_was_bought_and_not_yet_sold",
+        why="an exit has to end short after it was filled in part",
     ),
     Defect(
         name="exits-not-clipped",

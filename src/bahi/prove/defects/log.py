@@ -138,7 +138,7 @@ DEFECTS: Final = (
         name="group-at-dollar",
         what="the consumer group begins at the end of the stream, and not at its beginning",
         changes=(Edit(create_groups, 'f"{after}-0"', '"$"'),),
-        test="tests/eventstore/test_open.py::test_the_group_begins_at_the_beginning",
+        test="tests/eventstore/test_open.py::test_a_group_that_is_made_when_there_are_entries_delivers_all_of_them",
         why="in a simulated life the group is made before the first event",
     ),
     Defect(
@@ -152,7 +152,7 @@ DEFECTS: Final = (
         name="shorter-log-appended-to",
         what="a log that lost its end is appended to by whoever had seen that end",
         changes=(LuaEdit(APPEND, "or tonumber(at[1]) < q.seen then", "then"),),
-        test="tests/eventstore/test_append.py::test_another_log_is_never_appended_to",
+        test="tests/eventstore/test_append.py::test_a_log_that_lost_its_end_is_never_appended_to_by_whoever_saw_that_end",
         why="a process that had seen more leaves at its next look, which a life has before the next append",
     ),
     Defect(

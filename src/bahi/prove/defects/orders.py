@@ -64,7 +64,7 @@ DEFECTS: Final = (
             ),
         ),
         faults=frozenset(),
-        by=("10", "judge account", "judge"),
+        by=("10", "judge", "liveness"),
     ),
     Defect(
         name="quarantine-cut-to-zero",
@@ -145,7 +145,7 @@ DEFECTS: Final = (
             ),
         ),
         faults=ANSWERS,
-        by=("2", "9", "liveness", "judge"),
+        by=("time 6", "2", "9", "liveness", "judge"),
     ),
     Defect(
         name="matched-by-symbol",
@@ -167,7 +167,7 @@ DEFECTS: Final = (
             ),
         ),
         faults=TIMEOUTS,
-        by=("2", "9", "judge"),
+        by=("2", "9", "liveness", "judge"),
     ),
     Defect(
         name="answers-appended-once",

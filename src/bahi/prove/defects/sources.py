@@ -111,7 +111,7 @@ DEFECTS: Final = (
         what="the scheduler fires at the time that stood there before the update",
         changes=(Edit(Timetable._follow, "case StrategyUpdated():", "case StrategyUpdated() if False:"),),
         faults=frozenset({Fault.UPDATE}),
-        by=("time", "idle", "liveness", "judge"),
+        by=("time 7", "idle", "liveness", "judge"),
     ),
     Defect(
         name="user-filter-missing",
