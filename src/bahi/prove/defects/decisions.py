@@ -181,7 +181,7 @@ DEFECTS: Final = (
         changes=(
             Edit(orders.surfaced_order, "if one.surfaced and one.phase is Phase.LIVE and not", "if False and not"),
         ),
-        test="tests/engine/test_unknown.py::test_an_entry_that_surfaces_resting_is_cancelled",
+        test="tests/unit/domain/test_orders.py",
         why="an order has to surface after its quarantine and to rest then",
     ),
     Defect(
