@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from msgspec import Struct
 
+from bahi.cli.campaigning import everything, seeds
 from bahi.cli.common import CHECK_FAILED, Json, bar, err, fail, print_json, say, show, sorry, table, verdict
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ app = typer.Typer(
     help="Kill real processes and servers, lose replies, cut Redis' file everywhere, mix versions, fail every call.",
     no_args_is_help=True,
 )
+
+app.command("seeds")(seeds)
+app.command("all")(everything)
 
 Home = Annotated[
     Path | None, typer.Option("--home", help="Keep everything in this folder.", show_default="a temporary one")

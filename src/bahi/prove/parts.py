@@ -1,0 +1,98 @@
+"""The parts of the long campaign: each a command of its own, whose result is kept, so that a broken-off run goes on.
+
+A part's result is the JSON that its command ends with, in a file of the campaign's folder. Lives are parted into
+chunks, a file each; so many of them run at the same time. A result that is there is not made again.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+__all__ = ["CHUNK", "Part", "PartFailed", "parts", "run_parts"]
+
+CHUNK: Final = 250
+"""Lives per process: so that its start is little of its time, and little is lost when it is broken off."""
+
+
+class PartFailed(RuntimeError):
+    """A part's command could not do its work; the message has what it said."""
+
+
+class Part(Struct, frozen=True):
+    """`name` is its file's, `args` are those of `bahi`, `weight` what it adds to the progress. One that is `alone` has
+    the machine to itself."""
+
+    name: str
+    args: tuple[str, ...]
+    weight: int
+    alone: bool = False
+
+
+def parts(first: int, lives: int, *, doubles: bool = True) -> list[Part]:
+    """Of a whole campaign whose lives begin with the seed `first`; the long ones come last."""
+    prove = ("prove",)
+    found = [
+        Part("histories", ("history", "check"), 10),
+        Part("rolling", (*prove, "rolling"), 100, alone=True),
+        Part("processes", (*prove, "processes", "--runs", "5"), 300, alone=True),
+        Part("points", (*prove, "points"), 600),
+        Part("planted", (*prove, "planted"), 600),
+        Part("aof", (*prove, "aof"), 600),
+    ]
+    if doubles:
+        found.append(Part("doubles", (*prove, "points", "--double"), 600))
+    for start in range(first, first + lives, CHUNK):
+        count = min(CHUNK, first + lives - start)
+        found.append(Part(f"lives-{start:08}", (*prove, "seeds", "--from", str(start), "--count", str(count)), count))
+    return found
+
+
+async def run_parts(home: Path, wanted: Sequence[Part], jobs: int, tell: Callable[[int, int], None]) -> dict[str, Any]:
+    """The results by part. `home` is there. Raises PartFailed; what was done until then is kept."""
+    total, done = sum(part.weight for part in wanted), 0
+    results: dict[str, Any] = {}
+    room = asyncio.Semaphore(jobs)
+
+    async def one(part: Part) -> None:
+        nonlocal done
+        async with room:
+            results[part.name] = await _result(home, part)
+        done += part.weight
+        tell(done, total)
+
+    tell(0, total)
+    for part in wanted:
+        if part.alone:
+            await one(part)
+    async with asyncio.TaskGroup() as group:
+        for part in wanted:
+            if not part.alone:
+                group.create_task(one(part))
+    return results
+
+
+async def _result(home: Path, part: Part) -> Any:
+    kept = home / f"{part.name}.json"
+    if kept.exists():
+        return msgspec.json.decode(kept.read_bytes())
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from bahi.cli.main import app; app()", *part.args, "--json"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    lines = out.strip().splitlines()
+    if process.returncode not in (0, 1) or not lines:
+        said = err.decode(errors="replace").strip()[-2000:]
+        raise PartFailed(f"bahi {' '.join(part.args)} ended with {process.returncode}: {said}")
+    result = msgspec.json.decode(lines[-1])
+    partly = kept.with_suffix(".part")
+    partly.write_bytes(lines[-1])
+    partly.replace(kept)
+    return result

@@ -1,0 +1,188 @@
+"""`docs/proof.md`: what the long campaign has seen, as Markdown. A part that was not run is said to be missing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from bahi.prove.lives import LivesReport, add_up
+from domain.values import HOUR
+
+__all__ = ["failures", "lives_of", "proof"]
+
+EXPECTED: Final = ("histories", "rolling", "processes", "points", "doubles", "planted", "aof")
+
+
+def lives_of(results: Mapping[str, Any]) -> LivesReport:
+    """All lives together."""
+    chunks = [value["report"] for name, value in sorted(results.items()) if name.startswith("lives-")]
+    return add_up([msgspec.convert(each, LivesReport) for each in chunks])
+
+
+def failures(results: Mapping[str, Any]) -> list[str]:
+    """What was violated, survived or never happened, each in a line."""
+    lives = lives_of(results)
+    found = [f"seed {each.seed}: {each.found[0]}" for each in lives.broken]
+    if lives.lives:
+        found += [f"the fault {name} never struck" for name, count in lives.fired.items() if not count]
+    for name in EXPECTED:
+        if name in results and not results[name].get("ok", not results[name].get("violations")):
+            found.append(f"{name}: see its table")
+    return found
+
+
+def proof(results: Mapping[str, Any], found: Sequence[str], asked: str, violations: str) -> str:
+    """The document. `asked` is the command that made it, `violations` the table of those that were found on the way."""
+    lives = lives_of(results)
+    text = [
+        "# What was proven, and how",
+        "",
+        f"Written by `{asked}`. Every part can be run by itself: `bahi prove --help`; the story of a seed is told by "
+        "`bahi simulate --seed N`.",
+        "",
+        *_missing(results),
+        *_lives(lives),
+        *_points(results),
+        *_planted(results.get("planted")),
+        *_real(results),
+        "## Violations of this run",
+        "",
+        *((found and [f"- {each}" for each in found]) or ["None."]),
+        "",
+        "## Violations found on the way, and what they were",
+        "",
+        violations.strip(),
+        "",
+    ]
+    return "\n".join(text)
+
+
+def _missing(results: Mapping[str, Any]) -> list[str]:
+    lacking = [name for name in EXPECTED if name not in results]
+    if not lacking:
+        return []
+    return [f"**Not run in this campaign: {', '.join(lacking)}.** What stands here says nothing of them.", ""]
+
+
+def _lives(lives: LivesReport) -> list[str]:
+    if not lives.lives:
+        return []
+    rate = lives.strategy_days / lives.seconds if lives.seconds else 0.0
+    rows = [
+        ("seeds", f"{lives.lives:,}"),
+        ("strategy-days", f"{lives.strategy_days:,}"),
+        ("virtual hours", f"{lives.virtual / HOUR:,.0f}"),
+        ("orders", f"{lives.orders:,}"),
+        ("events", f"{lives.events:,}"),
+        ("calls to Redis, PostgreSQL and the broker", f"{lives.calls:,}"),
+        ("strategy-days a second in one process, as run", f"{rate:.1f}"),
+        ("seeds with a violation", f"{len(lives.broken):,}"),
+    ]
+    return [
+        "## Simulated lives",
+        "",
+        *_table(("what", "figure"), rows),
+        "",
+        "How often each fault struck. A row at zero fails the campaign.",
+        "",
+        *_table(("fault", "struck"), [(name, f"{count:,}") for name, count in lives.fired.items()]),
+        "",
+        "How often each event came about:",
+        "",
+        *_table(("event", "times"), [(name, f"{count:,}") for name, count in lives.types.items()]),
+        "",
+    ]
+
+
+def _points(results: Mapping[str, Any]) -> list[str]:
+    text: list[str] = []
+    for name, title in (("points", "Crash points"), ("doubles", "Two crash points in one run")):
+        if (result := results.get(name)) is None:
+            continue
+        rows = [
+            (
+                row["scenario"],
+                row["kind"],
+                "10 s" if row["persistent"] else "once",
+                *(f"{row[each]:,}" for each in ("points", "fired", "otherwise", "violations")),
+            )
+            for row in result["rows"]
+        ]
+        text += [
+            f"## {title}",
+            "",
+            "The n-th call out of the process fails, for n = 1, 2, … until none is left; then everything recovers and "
+            "is checked. *otherwise*: the scenario ended in another way, for a reason that the log states.",
+            "",
+            *_table(("scenario", "kind", "lasts", "points", "fired", "otherwise", "violations"), rows),
+            "",
+        ]
+    return text
+
+
+def _planted(result: Any) -> list[str]:
+    if result is None:
+        return []
+    rows = [
+        (
+            each["name"],
+            each["what"],
+            each["found_by"] or "**nobody**",
+            str(each["seeds"] or "–"),
+            (each["finding"] or each["why"]).splitlines()[0][:140].replace("|", "\\|"),
+        )
+        for each in result["results"]
+    ]
+    return [
+        "## Planted defects",
+        "",
+        f"{result['defects']} defects were planted in the engine, one at a time; {len(result['survived'])} survived.",
+        "",
+        *_table(("defect", "what it is", "found by", "after seeds", "what the check said"), rows),
+        "",
+    ]
+
+
+def _real(results: Mapping[str, Any]) -> list[str]:
+    text = ["## Real processes and files", ""]
+    if (result := results.get("processes")) is not None:
+        names = ("seed", "strategies", "orders", "events", "acknowledged", "stops_hit", "epochs")
+        rows = [(*(f"{run[name]:,}" for name in names), str(len(run["violations"]))) for run in result["runs"]]
+        text += [
+            "`bahi prove processes`: processes and servers are killed and stopped under load, replies are lost.",
+            "",
+            *_table((*(name.replace("_", " ") for name in names), "violations"), rows),
+            "",
+            *_table(("fault", "struck"), [(name, f"{count:,}") for name, count in result["fired"].items()]),
+            "",
+        ]
+    if (result := results.get("aof")) is not None:
+        text += [
+            f"`bahi prove aof`: {result['run']:,} of {result['cuts']:,} cuts of an append-only file with "
+            f"{result['events']:,} events; {len(result['violations'])} violations.",
+            "",
+        ]
+    if (result := results.get("rolling")) is not None:
+        text += [
+            f"`bahi prove rolling`: {len(result['replaced'])} processes of version {result['old'][:12]} replaced by "
+            f"{result['new'][:12]}, {len(result['taken_back'])} taken back; {result['orders']:,} orders, "
+            f"{result['events']:,} events; {len(result['violations'])} violations.",
+            "",
+        ]
+    if (result := results.get("histories")) is not None:
+        events = sum(each["events"] for each in result["histories"])
+        decisions = sum(each["decisions"] for each in result["histories"])
+        text += [
+            f"`bahi history check`: {len(result['histories'])} golden histories, {events:,} events, {decisions:,} "
+            f"decisions; {'all the same' if result['ok'] else '**differences**'}.",
+            "",
+        ]
+    return text if len(text) > 2 else []
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
