@@ -30,6 +30,10 @@ PAUSES: Final = {
 }
 
 
+IDLE: Final = 2 * SECOND
+"""A message that is pending for so long belongs to a dead worker (`eventstore.delivery`)."""
+
+
 class Strikes:
     """The faults of one world's calls."""
 
@@ -77,7 +81,7 @@ class Strikes:
                 self._tell(fault, crossing)
                 process.paused_until = now + chance.randint(*PAUSES[fault])
                 if process.kind is Kind.WORKER and fault is not Fault.PAUSED:
-                    self._world.at(now + 2 * SECOND, lambda: self.take_over(process.name))
+                    self._world.at(now + IDLE, lambda: self._mind(process.name))
                 return True
             case Fault.TAKEN_OVER:
                 if process.kind is Kind.WORKER and self.take_over(process.name):
@@ -124,9 +128,16 @@ class Strikes:
         del self._world.processes[process.name]
         self._world.moves += 1
         away = self._world.chance.choice((0, SECOND // 2, 3 * SECOND, 20 * SECOND))
-        if process.kind is Kind.WORKER and away > 2 * SECOND:
-            self._world.at(self._world.clock.now() + 2 * SECOND, lambda: self.take_over(process.name))
+        if process.kind is Kind.WORKER and away > IDLE:
+            self._world.at(self._world.clock.now() + IDLE, lambda: self._mind(process.name))
         self._world.at(self._world.clock.now() + away, lambda: self._world.hire(process.name, process.kind))
+
+    def _mind(self, name: str) -> None:
+        """Others take what it had in hand, as soon as there are others, until it is at work again."""
+        process, now = self._world.processes.get(name), self._world.clock.now()
+        if process is None or process.paused_until > now or process.state is State.STARTING:
+            self.take_over(name)
+            self._world.at(now + SECOND, lambda: self._mind(name))
 
     def take_over(self, name: str) -> bool:
         """Another worker claims what this one has pending, as after two idle seconds."""
