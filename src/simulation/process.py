@@ -154,8 +154,6 @@ class Process:
         """When it is to be stepped by the clock."""
         if self.state is State.WAITING:
             return self.retry_at
-        if self.looked >= 0 and self.looked != self._rounds() and self.look_at:
-            return self.look_at
         if self.state is not State.IDLE or self.role is None or (due := self.role.due()) is None:
             return None
         return due - self.clock.offset  # when its own clock will show it

@@ -433,6 +433,7 @@ class World:
         times: list[Instant | None] = [self._next_timer, self.clock.next_at()]
         times += [process.due() for process in self.processes.values()]
         times += [process.paused_until for process in self.processes.values() if process.paused_until > now]
+        times += [process.look_at for process in self.processes.values()]
         times += self.delayed.values()
         if self._agenda:
             times.append(self._agenda[0][0])
