@@ -121,7 +121,7 @@ def test_kite_is_looked_at_when_prices_are_its(day: Installation, monkeypatch: p
         monkeypatch.setenv("BAHI_KITE_ROOT", json.loads(sim.stdout.readline())["root"])
         found = checks(day.here("doctor", "--json"))
         sim.terminate()
-        sim.wait(20)
+        sim.wait(120)
     assert found["kite"]["state"] == "ok", found["kite"]
     assert found["kite sessions"]["state"] == "skipped"
     assert found["instruments"]["state"] == "warning"

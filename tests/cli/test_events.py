@@ -131,7 +131,7 @@ def test_follow_prints_what_comes_until_it_is_told_to_stop(
         assert f'"position":{last + 1},' in following.stdout.readline()
         following.send_signal(number)
         assert following.stderr.read() == ""
-        assert following.wait(30) == code
+        assert following.wait(120) == code
 
 
 def test_following_a_strategy_shows_only_its_events(own: Installation) -> None:

@@ -56,7 +56,7 @@ class Kite:
         self._market.join()
         self.http.close()
         self.popen.terminate()
-        assert self.popen.wait(15) == 0, "the simulated Kite failed"
+        assert self.popen.wait(120) == 0, "the simulated Kite failed"
 
     def post(self, path: str, **body: Any) -> Any:
         answer = self.http.post(path, json=body)

@@ -61,7 +61,7 @@ def its_worker_dies_with_orders_in_flight(day: TroubledDay) -> None:
             ("F5_SURFACES_LATER", {"after": 2 * SECOND}),
         ):
             kite.fault(fault, trader.customer, times=2, **how)
-        assert all(event.wait(30) for event in day.bought)
+        assert all(event.wait(120) for event in day.bought)
         before = len(trader.attempts())
         at = clock_in(3)
         batch = [trader.armed(buy_time=at, quantity=3) for _ in range(6)]

@@ -90,7 +90,7 @@ def test_processes_that_lost_their_log_wait_for_the_database_to_start_anew(tmp_p
                 client.delete(*Keys().streams.values(), Keys().epoch)
             postgres.start()
             until(lambda: len(worker.lines("started")) == 2, 40, "it works again")
-            assert worker.terminate() < 15
+            worker.terminate(15)
             ended = house.start("scheduler").ready()
             postgres.kill()
             with redis.client() as client:
@@ -98,6 +98,6 @@ def test_processes_that_lost_their_log_wait_for_the_database_to_start_anew(tmp_p
             until(lambda: ended.lines("not_started_anew"), 40, "it finds no database")
             ended.ended = True
             ended.popen.terminate()
-            assert ended.popen.wait(20) == 128 + signal.SIGTERM, ended.said()
+            assert ended.popen.wait(120) == 128 + signal.SIGTERM, ended.said()
         finally:
             house.close()
