@@ -1,0 +1,89 @@
+"""The first hundred seeds of the simulated world, and every seed that ever showed a violation."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bahi.prove.lives import LivesReport, read_seeds
+from simulation.faults import EVERY, Fault, UnknownFault, parse_faults
+from simulation.lives import live
+from simulation.stage import Stage, open_stage
+from tests.simulation.living import SEEDS, lived
+
+FIRST, BATCHES, EACH = 1, 4, 25
+TOTAL = LivesReport(fired={str(fault): 0 for fault in Fault})
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with open_stage(tmp_path_factory.mktemp("stage")) as stage:
+        yield stage
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_whatever_goes_wrong_every_invariant_holds_and_everything_ends(stage: Stage, batch: int) -> None:
+    first = FIRST + batch * EACH
+    report = lived(stage, range(first, first + EACH))
+    assert report.lives == EACH
+    for name, count in report.fired.items():
+        TOTAL.fired[name] += count
+    TOTAL.lives += report.lives
+
+
+def test_every_fault_has_struck() -> None:
+    """After the lives before: a fault that never strikes is none that was tested."""
+    if TOTAL.lives < BATCHES * EACH:
+        pytest.fail("run the whole file: this counts what the lives before it have seen")
+    never = [name for name, count in TOTAL.fired.items() if not count]
+    assert not never, f"never seen, so not tested: {never}"
+
+
+def test_what_was_violated_once_is_violated_no_more(stage: Stage) -> None:
+    assert lived(stage, read_seeds(SEEDS)).lives > 0
+
+
+def test_several_days_are_one_history(stage: Stage) -> None:
+    life = live(stage, 7, days=3)
+    assert not life.found
+    assert life.types["STRATEGY_STARTED"] >= 10
+    assert life.strategy_days == 15
+
+
+def test_without_faults_nothing_goes_wrong(stage: Stage) -> None:
+    life = live(stage, 11, frozenset())
+    assert (life.found, life.fired) == ([], {})
+    assert life.types["STRATEGY_STOPPED"] == 5
+
+
+def test_the_same_seed_tells_the_same_story_to_the_byte(tmp_path: Path) -> None:
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", "from bahi.cli.main import app; app()", "simulate", "--seed", "5"],
+            env={**os.environ, "PYTHONHASHSEED": hashed, "TZ": zone, "HOME": str(tmp_path)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for hashed, zone in (("1", "UTC"), ("2", "America/Caracas"))
+    ]
+    assert told[0] == told[1]
+    assert b"STRATEGY_STARTED" in told[0]
+
+
+def test_faults_are_chosen_by_their_names() -> None:
+    assert parse_faults(["all"]) == EVERY
+    assert parse_faults(["none"]) == frozenset()
+    assert parse_faults(["halt", "redis-torn"]) == {Fault.HALT, Fault.REDIS_TORN}
+    assert parse_faults(["-halt"]) == EVERY - {Fault.HALT}
+    with pytest.raises(UnknownFault, match="there is no fault 'flood'; known are all, none, call-lost"):
+        parse_faults(["flood"])
+
+
+def test_a_file_of_seeds_names_the_line_that_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "seeds.txt"
+    file.write_text("4  # what it was\n\nfour\n")
+    with pytest.raises(ValueError, match="line 3: 'four' is no seed"):
+        read_seeds(file)
