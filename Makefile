@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	--no-annotate --extra embedded --extra dev --extra build pyproject.toml -o requirements.lock
 
-.PHONY: demo run test check bench schema format lock clean
+.PHONY: demo run test check prove bench schema format lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)  ## one trading day on the paper broker, through the real engine
@@ -27,6 +27,9 @@ check: $(READY)
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
 	$(BIN)/bahi schema check
+
+prove: $(READY)  ## the long campaign, hours of it; what was broken off goes on where it was
+	$(BIN)/bahi prove all --report docs/proof.md $(ARGS)
 
 bench: $(READY)
 	$(BIN)/bahi bench $(ARGS)

@@ -1,4 +1,4 @@
-"""A hundred seeds that nobody has lived before: others in every run on CI, and in each run the same as its header says."""
+"""A hundred seeds that nobody has lived before: on CI others in every run, drawn from the seed that its header says."""
 
 import random
 from collections.abc import Iterator
