@@ -15,6 +15,7 @@ __all__ = [
     "LogUnavailable",
     "NeedsRecovery",
     "PartitionMismatch",
+    "RestartedServer",
     "ServerTooOld",
     "WeakDurability",
     "outages",
@@ -88,16 +89,28 @@ class ServerTooOld(LogError):
     """The server lacks what the log needs."""
 
 
+class RestartedServer(redis.exceptions.ConnectionError):
+    """A connection that was refused on this side: the server was restarted, and the log is not known to be whole there.
+    `for_good`: nobody of this process will find out any more."""
+
+    def __init__(self, *, for_good: bool) -> None:
+        super().__init__("it was restarted, and not every process has found the log whole yet")
+        self.for_good = for_good
+
+
 _PASSING = re.compile(r"\b(OOM|MISCONF|READONLY|BUSY|LOADING|MASTERDOWN|NOREPLICAS|TRYAGAIN|CLUSTERDOWN)\b")
 """Codes of errors that pass by themselves; an error of a script quotes the code in its middle."""
 
 
 @contextmanager
 def outages() -> Iterator[None]:
-    """Turn what passes by itself (no connection, no answer, no memory, loading, read-only …) into LogUnavailable."""
+    """Turn what passes by itself (no connection, no answer, no memory, loading, read-only …) into LogUnavailable, and a
+    restarted server of which nobody will say any more that the log is whole there into LogLost."""
     try:
         yield
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        if isinstance(error, RestartedServer) and error.for_good:
+            raise LogLost(f"Redis is not the one that it was: {error}") from error
         raise LogUnavailable(f"no answer from Redis: {error}") from error
     except redis.exceptions.ResponseError as error:
         # redis-py takes the code off the message of those that it has a class for

@@ -6,7 +6,7 @@ A connection does not outlive its server. So it is enough to look when one is ma
 import asyncio
 from typing import Any
 
-from redis.exceptions import ConnectionError as RedisConnectionError
+from eventstore.errors import RestartedServer
 
 __all__ = ["Guard", "fact", "run_id_in"]
 
@@ -20,14 +20,19 @@ class Guard:
         self.refused = asyncio.Event()
         """Set while a connection was refused that may soon be admitted: somebody should find out."""
         self._armed = False
+        self._given_up = False
 
     def admit_only(self, run_id: str) -> None:
         """From now on this life of the server."""
-        self.run_id, self._armed = run_id, True
+        self.run_id, self._armed, self._given_up = run_id, True, False
         self.refused.clear()
 
+    def give_up(self) -> None:
+        """Nobody will look at a restarted server any more: whoever waits for that has lost the log."""
+        self._given_up = True
+
     async def greet(self, connection: Any) -> None:
-        """What a new connection does first. Raises redis-py's ConnectionError, as an outage does: nothing was sent."""
+        """What a new connection does first. Raises RestartedServer, before anything else was sent."""
         await connection.on_connect()
         if not self._armed:
             return
@@ -35,7 +40,7 @@ class Guard:
         run_id = run_id_in(await connection.read_response())
         if run_id != self.run_id:
             self.refused.set()
-            raise RedisConnectionError("it was restarted, and not every process has found the log whole yet")
+            raise RestartedServer(for_good=self._given_up)
 
 
 def run_id_in(info: bytes) -> str:

@@ -112,7 +112,18 @@ async def bear_witness(
     trouble: Callable[[LogUnavailable], None] = lambda _: None,
 ) -> None:
     """Until cancelled. `report` is called once after each restart that was survived, by one of the processes; it may
-    raise LogUnavailable, and is called again then. Raises LogLost."""
+    raise LogUnavailable, and is called again then. Raises LogLost.
+
+    When it ends, for whatever reason, what still waits for a restarted server has lost its log."""
+    try:
+        await _look_for_ever(witness, report, trouble)
+    finally:
+        witness.log.guard.give_up()
+
+
+async def _look_for_ever(
+    witness: Witness, report: Callable[[EventLog], Awaitable[None]], trouble: Callable[[LogUnavailable], None]
+) -> None:
     while True:
         try:
             calm = await witness.look()

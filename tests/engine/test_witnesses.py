@@ -11,6 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from bahi.clock import SystemClock
 from bahi.database.engine import create_engine
 from bahi.roles.process import report_restart
 from bahi.servers.redis import EmbeddedRedis
@@ -24,6 +25,7 @@ from eventstore.errors import LogLost, LogUnavailable, NeedsRecovery
 from eventstore.log import EventLog
 from eventstore.vouching import stopping_in_good_order
 from eventstore.witness import Witness, bear_witness
+from handlers.decider import persist
 from tests.engine.world import World
 from tests.engine.world_of_witnesses import kill, on, size
 
@@ -63,6 +65,11 @@ async def append(log: EventLog) -> int:
     result = await log.append([NewEvent(UserRegistered(), user_id=7)])
     assert isinstance(result, Appended), result
     return result.positions[-1]
+
+
+async def is_lost(log: EventLog) -> None:
+    with pytest.raises(LogLost, match="it was restarted"):
+        await append(log)
 
 
 async def killed(server: EmbeddedRedis, *processes: Witness, cut: int = 0) -> None:
@@ -166,6 +173,26 @@ async def test_whoever_was_given_up_on_finds_another_epoch(world: World, server:
         with pytest.raises(LogLost, match="the epoch was"):
             await slow.look()
         await refuses(hangs)
+
+
+async def test_what_waits_for_a_log_that_nobody_looks_at_any_more_has_lost_it(
+    world: World, server: EmbeddedRedis
+) -> None:
+    """A worker that ends with its log still has to write down what the broker answered: it cannot, and ends."""
+    log, hangs = await world.log_of("a"), await world.log_of("b")
+    async with on(log, "a") as witness, on(hangs, "b", witness):
+        looking = asyncio.create_task(bear_witness(witness, report_restart))
+        await killed(server)
+        await log.redis.connection_pool.disconnect()
+        waiting = asyncio.create_task(persist(lambda: append(log), SystemClock()))
+        await log.guard.refused.wait()
+        assert not waiting.done()
+        looking.cancel()
+        async with asyncio.timeout(10):
+            with pytest.raises(LogLost, match="it was restarted"):
+                await waiting
+        await is_lost(log)
+        await refuses(hangs)  # whose process has not given it up
 
 
 async def test_a_joining_that_was_lost_is_noticed_by_who_had_joined(world: World, server: EmbeddedRedis) -> None:

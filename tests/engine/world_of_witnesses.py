@@ -34,6 +34,8 @@ async def on(log: EventLog, name: str, *others: Witness) -> AsyncIterator[Witnes
         for each in looking:
             each.cancel()
         await asyncio.gather(*looking, return_exceptions=True)
+        for other in others:
+            await other.look()
         yield witness
     finally:
         await witness.aclose()
