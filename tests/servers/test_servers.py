@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from bahi.servers import EmbeddedPostgres, EmbeddedRedis, FolderInUse, ServerError, attach_or_start
+from bahi.servers.append_only import cut_unfinished
 from bahi.servers.process import until
 from bahi.servers.redis import find_redis_server, redis_version
 
@@ -97,6 +98,52 @@ def test_a_torn_end_of_the_log_file_does_not_stop_the_start(home: Path) -> None:
         log.write(b"*3\r\n$3\r\nSET\r\n$4\r\nto")
     with EmbeddedRedis(home) as server, server.client() as client:
         assert client.get("whole") == b"1"
+
+
+@pytest.mark.parametrize("torn", [3, 14, 20, 40])
+def test_what_is_written_after_a_torn_transaction_is_not_part_of_it(home: Path, torn: int) -> None:
+    """The tear is in EXEC, at its beginning, in the command before it, and in the one before that."""
+    server = EmbeddedRedis(home)
+    with server, server.client() as client:
+        client.set("whole", "1")
+        with client.pipeline(transaction=True) as both:
+            both.set("torn", "1").set("also", "1").execute()
+        server.kill()
+    file = max((home / "redis").rglob("appendonly*aof"), key=lambda path: path.stat().st_mtime_ns)
+    with file.open("r+b") as log:
+        log.truncate(file.stat().st_size - torn)
+    with server, server.client() as client:
+        assert client.mget("whole", "torn", "also") == [b"1", None, None]
+        with client.pipeline(transaction=True) as both:
+            both.set("then", "2").set("more", "2").execute()
+        server.kill()
+    with server, server.client() as client:
+        assert client.mget("whole", "torn", "also", "then") == [b"1", None, None, b"2"]
+
+
+@pytest.mark.parametrize("layout", ["appendonlydir/appendonly.aof.{}.incr.aof", "appendonly.aof"])
+def test_a_transaction_without_its_end_is_cut_off_wherever_it_was_torn(tmp_path: Path, layout: str) -> None:
+    def command(*words: str) -> bytes:
+        return b"".join([b"*%d\r\n" % len(words), *(b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in words)])
+
+    sets = [command("SET", f"key{number}", "x" * number) for number in range(3)]
+    first = sets[0] + command("MULTI") + sets[1] + command("EXEC")
+    second = command("MULTI") + sets[1] + sets[2] + command("EXEC")
+    file, older = tmp_path / layout.format(10), tmp_path / layout.format(9)
+    file.parent.mkdir(exist_ok=True)
+    for size in range(len(first + second) + 1):
+        older.write_bytes(second[:20])
+        file.write_bytes((first + second)[:size])
+        cut = cut_unfinished(tmp_path)
+        left = file.read_bytes()
+        assert len(left) == size - cut
+        if size == len(first + second):
+            assert not cut
+        elif size >= len(first) + len(command("MULTI")):
+            assert left == first
+        assert left.count(command("MULTI")) == left.count(command("EXEC"))
+        assert cut_unfinished(tmp_path) == 0
+        assert older == file or older.read_bytes() == second[:20]
 
 
 async def test_both_servers_start_in_an_async_with(home: Path) -> None:

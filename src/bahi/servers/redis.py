@@ -13,13 +13,17 @@ from typing import Literal
 
 import psutil
 import redis
+import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from bahi.servers.append_only import cut_unfinished
 from bahi.servers.folder import ServerError, open_log, private_folder, socket_folder
 from bahi.servers.process import EmbeddedServer, Process, process_on, until
 
 __all__ = ["EmbeddedRedis", "find_redis_server", "redis_version"]
+
+log = structlog.get_logger(__name__)
 
 OLDEST = (6, 2)
 DAMAGED = ("Bad file format", "Unrecoverable error reading", "Short read or OOM", "Wrong signature", "RDB CRC")
@@ -138,20 +142,22 @@ class EmbeddedRedis(EmbeddedServer):
         for stale in (self._pidfile, self.socket):
             if stale is not None:
                 stale.unlink(missing_ok=True)
+        if torn := cut_unfinished(self.folder):
+            log.warning("unfinished_transaction_cut_off", folder=str(self.folder), bytes=torn)
         config = self.home / "redis.conf"
         config.write_text("".join(f"{key} {value}\n" for key, value in self._settings().items()))
-        log = open_log(self.log)
+        output = open_log(self.log)
         try:
             process = subprocess.Popen(
                 [str(self.program), str(config)],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 cwd=self.folder,
                 start_new_session=True,  # Ctrl-C in the terminal is for bahi, which drains first
             )
         finally:
-            os.close(log)
+            os.close(output)
         try:
             self._await_ready(process, self._answers)
         except ServerError as error:
