@@ -24,7 +24,7 @@ __all__ = ["Idle"]
 
 PATIENCE: Final[Duration] = 15 * SECOND
 """A message of a dead worker is taken over after two seconds, a lost call is made again after five."""
-EVERY: Final[Duration] = SECOND
+EVERY: Final[Duration] = 3 * SECOND
 
 
 class Idle:

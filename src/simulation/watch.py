@@ -43,6 +43,10 @@ class Watch:
         self.heard: list[tuple[str, Decimal, Instant]] = []
         """The trades that the market listeners have dealt with: what follows from them is in the log."""
         self.epoch = ""
+        self.archived = 0
+        """How far the archive reaches, as it has told."""
+        self.next_timer: int | None = None
+        """When the first strategy that waits for time is due."""
         self._begin_anew([])
 
     def _begin_anew(self, history: list[Raw]) -> None:
@@ -56,17 +60,25 @@ class Watch:
 
     def look(self) -> bool:
         """Reads what is new, and checks it. False while there is nothing to be read: the log is being restored."""
-        epoch = (self.redis.get(self._keys.epoch) or b"").decode()  # type: ignore[union-attr]
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.get(self._keys.epoch)
+        pipe.get(self._keys.archived)
+        pipe.zrange(self._keys.timers, 0, 0, withscores=True)
+        for each in CLASSES:
+            pipe.xrange(self._keys.streams[each], f"{self.position + 1}-0", "+")
+        epoch, archived, timers, *streams = pipe.execute()
+        epoch = (epoch or b"").decode()
         if not epoch or epoch.startswith((RESTORING, REJOINING)):
             return False
         if epoch != self.epoch:
-            self._begin_anew(self._archive() if self.epoch else [])
+            if self.epoch:
+                self._begin_anew(self._archive())
             self.epoch = epoch
-        pipe = self.redis.pipeline(transaction=False)
-        for each in CLASSES:
-            pipe.xrange(self._keys.streams[each], f"{self.position + 1}-0", "+")
+            return self.look()
+        self.archived = int(archived or 0)
+        self.next_timer = int(timers[0][1]) if timers else None
         raws: list[Raw] = []
-        for each, entries in zip(CLASSES, pipe.execute(), strict=True):
+        for each, entries in zip(CLASSES, streams, strict=True):
             for entry_id, fields in entries:
                 flat: list[Any] = [part for pair in fields.items() for part in pair]
                 raws.append(parse((entry_id, flat), each))
@@ -101,15 +113,6 @@ class Watch:
             if wrong := differences(self.checker.states[strategy_id], live):
                 found.append(f"7: strategy {strategy_id}: (fold, live) {wrong}")
         return found
-
-    def archived(self) -> int:
-        """How far the archive reaches, as it has told."""
-        return int(self.redis.get(self._keys.archived) or 0)
-
-    def next_timer(self) -> int | None:
-        """When the first strategy that waits for time is due."""
-        first: Any = self.redis.zrange(self._keys.timers, 0, 0, withscores=True)
-        return int(first[0][1]) if first else None
 
     def states(self) -> dict[int, State]:
         """The fold of the log."""

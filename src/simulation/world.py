@@ -217,7 +217,7 @@ class World:
         self.found += self.watch.checker.found
         self.found += self.watch.compare()
         self._acknowledge()
-        self._next_timer = self.watch.next_timer()
+        self._next_timer = self.watch.next_timer
         now = self.clock.now()
         able = now >= self.redis_away_until and any(
             each.kind is Kind.WORKER and each.state is State.IDLE and each.paused_until <= now
@@ -229,7 +229,7 @@ class World:
     def _acknowledge(self) -> None:
         """A user hears of what was done when the archive has it. What was not archived when the log was lost, was told
         to nobody."""
-        reached = self.watch.archived()
+        reached = self.watch.archived
         for number, (_, answer) in reversed(list(enumerate(self.client.answers))):
             if answer.epoch != self.watch.epoch:
                 del self.client.answers[number]
@@ -244,9 +244,14 @@ class World:
         crossings = [each for each in self.traffic.parked if self._may_pass(each, now)]
         if self._last_wire is not None and self.chance.random() < self._sticky:
             crossings = [each for each in crossings if each.wire is self._last_wire] or crossings
-        steps = [each for each in self.processes.values() if self._has_work(each, now)]
-        ghosts = [each for each in self._ghosts if each.at <= now]
-        lookers = self._lookers(now)
+        ghosts = [each for each in self._ghosts if each.at <= now] if self._ghosts else []
+        steps, lookers = [], []
+        for each in self.processes.values():
+            if each.paused_until <= now:
+                if self._has_work(each, now):
+                    steps.append(each)
+                if each.looked != self.rounds and each.wants_to_look(now):
+                    lookers.append(each)
         number = self.chance.randrange(len(crossings) + len(steps) + len(ghosts) + len(lookers) or 1)
         if number < len(crossings):
             return lambda: self._pass(crossings[number])
@@ -270,7 +275,7 @@ class World:
         return process is None or process.paused_until <= now
 
     def _has_work(self, process: Process, now: Instant) -> bool:
-        if process.paused_until > now or process.state not in (State.IDLE, State.WAITING):
+        if process.state is not State.IDLE and process.state is not State.WAITING:
             return False
         due = process.due()
         if due is not None and due <= now:
