@@ -245,13 +245,8 @@ class World:
         if self._last_wire is not None and self.chance.random() < self._sticky:
             crossings = [each for each in crossings if each.wire is self._last_wire] or crossings
         ghosts = [each for each in self._ghosts if each.at <= now] if self._ghosts else []
-        steps, lookers = [], []
-        for each in self.processes.values():
-            if each.paused_until <= now:
-                if self._has_work(each, now):
-                    steps.append(each)
-                if each.looked != self.rounds and each.wants_to_look(now):
-                    lookers.append(each)
+        steps = [each for each in self.processes.values() if each.paused_until <= now and self._has_work(each, now)]
+        lookers = self._lookers(now)
         number = self.chance.randrange(len(crossings) + len(steps) + len(ghosts) + len(lookers) or 1)
         if number < len(crossings):
             return lambda: self._pass(crossings[number])
