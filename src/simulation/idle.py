@@ -16,7 +16,7 @@ from domain.decide import decide_next
 from domain.facts import Facts, Policy
 from domain.strategy import State
 from domain.values import SECOND, Duration, Instant
-from eventstore.keys import Keys, price
+from eventstore.keys import CLASSES, GROUP, Keys, price
 from handlers.desk import decode_foreign, decode_halt
 from projections.prices import decode_price
 
@@ -42,11 +42,21 @@ class Idle:
         self._since: dict[int, Instant] = {}
         """When each strategy was first seen to want something that nobody did."""
         self._looked_at: Instant = 0
+        self._calm_since: Instant = 0
 
     def look(
-        self, now: Instant, states: Mapping[int, State], *, connected: Collection[int], log_id: str, able: bool
+        self,
+        now: Instant,
+        states: Mapping[int, State],
+        *,
+        connected: Collection[int],
+        log_id: str,
+        able: bool,
+        calm_since: Instant,
     ) -> list[str]:
-        """The strategies that were forgotten. Not `able`: no worker could have minded them just now."""
+        """The strategies that were forgotten. Not `able`: no worker could have minded them just now; before
+        `calm_since` none could either. While a message is in anybody's hands, it may be the one that wakes them."""
+        self._calm_since = max(self._calm_since, calm_since)
         if not able:
             self._since.clear()
             return []
@@ -59,12 +69,18 @@ class Idle:
             return []
         symbols = sorted({state.symbol for state in awake.values()})
         pipe = self._redis.pipeline(transaction=False)
+        for stream in self._keys.streams.values():
+            pipe.xpending(stream, GROUP)
         for symbol in symbols:
             pipe.get(price(symbol))
         for user_id in self._users:
             pipe.get(self._keys.halt(user_id))
             pipe.get(self._keys.foreign(user_id))
-        answers: list[Any] = pipe.execute()
+        answers: list[Any] = pipe.execute(raise_on_error=False)
+        in_hand, answers = answers[: len(CLASSES)], answers[len(CLASSES) :]
+        if any(isinstance(each, Exception) or each["pending"] for each in in_hand):  # or the group is gone
+            self._since.clear()
+            return []
         prices = dict(zip(symbols, (decode_price(each) for each in answers), strict=False))
         of_users = answers[len(symbols) :]
         latches = dict(zip(self._users, zip(of_users[::2], of_users[1::2], strict=True), strict=True))
@@ -89,10 +105,9 @@ class Idle:
                 wanted = ["an exit"]
             if not wanted:
                 self._since.pop(state.id, None)
-            elif now - self._since.setdefault(state.id, now) > PATIENCE:
-                waited = (now - self._since[state.id]) / SECOND
+            elif (waits := now - max(self._calm_since, self._since.setdefault(state.id, now))) > PATIENCE:
                 what = f"strategy {state.id} wants {', '.join(wanted)}"
-                found.append(f"idle: {what}, and for {waited:.0f} s nobody minds it")
+                found.append(f"idle: {what}, and for {waits / SECOND:.0f} s nobody minds it")
         return found
 
 

@@ -224,7 +224,9 @@ class World:
             for each in self.processes.values()
         )
         states = self.watch.checker.states
-        self.found += self.idle.look(now, states, connected=self.connected, log_id=LOG_ID, able=able)
+        self.found += self.idle.look(
+            now, states, connected=self.connected, log_id=LOG_ID, able=able, calm_since=self.redis_away_until
+        )
 
     def _acknowledge(self) -> None:
         """A user hears of what was done when the archive has it. What was not archived when the log was lost, was told
