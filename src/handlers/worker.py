@@ -67,8 +67,10 @@ class Worker:
         concurrency: int = 8,
         around: Around = _as_it_is,
         sends_by_hand: bool = True,
+        on_trouble: Callable[[Exception], None] = lambda _: None,
     ) -> None:
-        """`around` wraps the handling of a message, to measure it. Not `sends_by_hand`: also while the worker is
+        """`around` wraps the handling of a message, to measure it; `on_trouble` is told of every failure after which a
+        message is handled again. Not `sends_by_hand`: also while the worker is
         stepped, calls to the broker run by themselves, as they do in `run`."""
         self._desk = desk
         self._lanes = Lanes(
@@ -78,6 +80,7 @@ class Worker:
             wakes=wakes,
             concurrency=concurrency,
             on_poison=self._poisoned,
+            on_trouble=on_trouble,
         )
         self._sends = Sends(desk, on_failure=self._send_failed, on_lost=self._lose)
         self._stopping = asyncio.Event()

@@ -46,6 +46,8 @@ Trade = tuple[str, Decimal, Instant]
 SILENCE: Final[Duration] = 25 * SECOND
 """After so long without a tick the feed counts as silent: here it brings one every few seconds only."""
 SEALING_KEY: Final = Ed25519PrivateKey.from_private_bytes(b"simulated worlds have no secrets")
+AGAIN: Final[Duration] = SECOND // 5
+"""After so long a worker takes up again what it could not handle."""
 KEPT_HOT: Final[Duration] = 20 * SECOND
 
 
@@ -74,16 +76,23 @@ class WorkerRole:
     """Its timers are in Redis: whoever conducts looks at them."""
 
     def __init__(self, desk: Desk, name: str) -> None:
-        self.worker = Worker(desk, consumer=name, sends_by_hand=False)
+        self.worker = Worker(desk, consumer=name, sends_by_hand=False, on_trouble=self._in_trouble)
+        self._clock = desk.clock
+        self._again_at: Instant | None = None
 
     async def begin(self) -> None:
         """A worker has nothing to load."""
 
     async def step(self, *, news: bool = True) -> int:
+        self._again_at = None
         return await self.worker.step()
 
     def due(self) -> Instant | None:
-        return None
+        """What could not be handled is handled again soon; all else comes from the log."""
+        return self._again_at
+
+    def _in_trouble(self, _error: Exception) -> None:
+        self._again_at = self._clock.now() + AGAIN
 
     def drop(self) -> None:
         self.worker.drop()
