@@ -77,8 +77,11 @@ def until(look: Callable[[], T], seconds: float = 20, what: str = "", every: flo
 def clock_in(seconds: float) -> str:
     """The exchange's wall clock that many seconds from now, more where everything takes longer (but not of what is far
     away anyway): HH:MM:SS, the next full second."""
-    if seconds < FAR:
-        seconds = min(seconds * _pace, FAR - 1)
+    return clock_after(min(seconds * _pace, FAR - 1) if seconds < FAR else seconds)
+
+
+def clock_after(seconds: float) -> str:
+    """The same, of seconds that were measured."""
     return f"{dt.datetime.now(IST) + dt.timedelta(seconds=seconds + 0.999):%H:%M:%S}"
 
 

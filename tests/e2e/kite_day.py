@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.e2e.house import IST, clock_in, until
+from tests.e2e.house import IST, clock_after, clock_in, until
 from tests.e2e.kite_house import Kite, KiteHouse, KiteTrader
 
 __all__ = ["STORIES", "Day"]
@@ -112,7 +112,7 @@ def has_two_hundred_strategies_due_at_one_second(day: Day) -> None:
     with ThreadPoolExecutor(4) as pool:
         begun = time.monotonic()
         list(pool.map(lambda _: trader.armed(quantity=1), range(MANY // 20)))
-        at = clock_in(4 + 28 * (time.monotonic() - begun))  # as long as it takes to arm the others, and some more
+        at = clock_after(4 + 28 * (time.monotonic() - begun))  # as long as it takes to arm the others, and some more
         strategies = list(pool.map(lambda _: trader.armed(buy_time=at, quantity=1), range(MANY)))
     assert dt.datetime.now(IST).time() < dt.time.fromisoformat(at), "they were not armed in time"
 
