@@ -152,8 +152,8 @@ DEFECTS: Final = (
                 "    if order.curable:\n",
             ),
         ),
-        faults=frozenset({Fault.REJECTED, Fault.REJECTED_AFTER}),
-        by=("time 5",),
+        test="tests/engine/test_orders.py::test_the_third_rejection_of_an_exit_aborts_keeps_the_position_and_alerts",
+        why="an order has to be rejected three times in a row",
     ),
     Defect(
         name="second-entry-after-a-fill",
@@ -173,7 +173,8 @@ DEFECTS: Final = (
         name="surfaced-quantity-ignored",
         what="shares of an order that surfaced are left lying",
         changes=(Edit(orders.surfaced_quantity, "if state.surfaced <= 0:", "if state.surfaced < 10**9:"),),
-        by=("liveness", "12"),
+        test="tests/unit/domain/test_orders.py::test_surfaced_shares_are_sold_and_alerted",
+        why="an order has to surface after its quarantine, and to fill",
     ),
     Defect(
         name="surfaced-order-ignored",

@@ -30,8 +30,8 @@ DEFECTS: Final = (
                 "if wanted is not None and state.id in self._armed:",
             ),
         ),
-        faults=frozenset({Fault.UPDATE}),
-        by=("judge stop", "judge"),
+        test="tests/unit/test_stop_index.py::test_a_new_revision_arms_anew",
+        why="an update of the stop has to come while shares are held, and a trade between the two prices",
     ),
     Defect(
         name="stop-armed-only-at-the-start",
@@ -80,16 +80,16 @@ DEFECTS: Final = (
     ),
     Defect(
         name="trigger-dropped-when-the-log-is-away",
-        what="a stop's trigger is taken off the list before the log has it",
+        what="a stop's trigger that the log does not take at once is given up",
         changes=(
             Edit(
-                MarketListener._send_unsent,
-                "        await append(self._log, some)\n        del self._unsent[: len(some)]\n",
-                "        del self._unsent[: len(some)]\n        await append(self._log, some)\n",
+                MarketListener._append_until_done,
+                "        await until_available(self._clock, attempt, self._observer.unavailable)\n",
+                "        try:\n            await attempt()\n        except LogUnavailable:\n            return\n",
             ),
         ),
-        faults=CALLS,
-        by=("judge stop",),
+        test="tests/sources/test_listener.py::test_a_stop_hit_while_the_log_is_away_is_triggered_when_it_is_back",
+        why="a simulated listener is stepped, and has another way to its triggers",
     ),
     Defect(
         name="timer-settled-before-it-is-in-the-log",
@@ -103,8 +103,8 @@ DEFECTS: Final = (
                 "    results = await append(self._log, [self._trigger(each, now) for each in due])\n",
             ),
         ),
-        faults=CALLS | {Fault.WRITE_LATE},
-        by=("time", "idle", "liveness", "judge"),
+        test="tests/sources/test_scheduler.py::test_an_outage_of_the_log_at_the_due_instant_forgets_nothing",
+        why="the call that is lost has to be that of a trigger, and at both schedulers",
     ),
     Defect(
         name="timer-not-moved-by-an-update",
