@@ -199,7 +199,7 @@ class Process:
         desk = self._make_desk(self.log, self)
         role = self._equip(desk, self)
         await role.begin()
-        self.role = role
+        self.role, self.moves = role, -1  # whatever has come meanwhile is news to it
 
     async def _open(self) -> EventLog:
         while True:
