@@ -355,13 +355,17 @@ class Trader:
 
     def post(self, path: str, expect: int = 200, **body: Any) -> Any:
         """The answer; that of a start or a stop once it is done, if the engine takes its time."""
-        answer = self.http.post(path, json=body)
+        answer = self.asked(path, body)
         if (answer.status_code, expect) == (202, 200):
             strategy_id = answer.json()["strategy_id"]
             until(lambda: self.status(strategy_id)["status"] not in {"starting", "stopping"}, 20, f"{path} is done")
             return self.status(strategy_id)
         assert answer.status_code == expect, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()
+
+    def asked(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """The first answer that is one."""
+        return self.http.post(path, json=body)
 
     def get(self, path: str, expect: int = 200) -> Any:
         answer = self.http.get(path)
