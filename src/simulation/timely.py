@@ -130,6 +130,11 @@ class _Reading:
             case OrderRetryRequired():
                 if event.counted and event.not_before <= at:
                     self.found.append(f"5: {where}: {event.kind} is tried again without a back-off")
+                most = self._policy.max_attempts
+                if event.counted and event.attempt >= most and event.kind is not Kind.SURFACED and it.alive:
+                    self.found.append(
+                        f"5: {where}: {event.kind} is tried again after attempt {event.attempt} of {most}"
+                    )
                 it.not_before[event.kind] = event.not_before
             case SafetyAbort() | StrategyStopped() | StrategyRecovered():
                 self._in_time(where, it, at)
@@ -179,8 +184,6 @@ class _Reading:
         if event.at < it.not_before.get(kind, 0):
             early = (it.not_before[kind] - event.at) / SECOND
             self.found.append(f"5: {where}: {kind} is tried again {early:.1f} s before its back-off is over")
-        if event.attempt > self._policy.max_attempts and kind is not Kind.SURFACED and it.alive:
-            self.found.append(f"5: {where}: {kind} is attempt {event.attempt} of {self._policy.max_attempts}")
 
     def _in_time(self, where: str, it: _Strategy, at: Instant) -> None:
         if it.due_since is not None and at - it.due_since > EXIT_WITHIN:

@@ -119,7 +119,8 @@ def lived_with(stage: Stage, defect: Defect, seeds: Collection[int]) -> PlantedR
             return result(
                 found_by="", finding="", seeds=lived, seed=seed, seconds=round(time.perf_counter() - begun, 1), why=why
             )
-    return result(found_by="", finding="", seeds=lived, seed=0, seconds=round(time.perf_counter() - begun, 1))
+    seconds = round(time.perf_counter() - begun, 1)
+    return result(found_by="", finding="", seeds=lived, seed=0, seconds=seconds, why=f"{lived} lives, and no finding")
 
 
 def _by_test(defect: Defect, alarms: Sequence[str]) -> PlantedResult:

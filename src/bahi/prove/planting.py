@@ -47,8 +47,12 @@ class Edit(Struct, frozen=True):
             function.__code__ = sound
 
     def _compiled(self, function: FunctionType) -> FunctionType:
-        source = textwrap.dedent(inspect.getsource(function))
-        text = _replaced(source, self.old, self.new, f"{function.__module__}.{function.__qualname__}")
+        name = f"{function.__module__}.{function.__qualname__}"
+        try:
+            source = textwrap.dedent(inspect.getsource(function))
+        except OSError as error:
+            raise Unfit(f"{name} has no source to be found: has it a defect already?") from error
+        text = _replaced(source, self.old, self.new, name)
         made: dict[str, Any] = {}
         code = compile(text, f"<{function.__qualname__} with a defect>", "exec", dont_inherit=True)
         exec(code, function.__globals__, made)  # noqa: S102 (our own source, with a defect of ours)
