@@ -16,7 +16,7 @@ from domain.calendar import Calendar
 from domain.clock import Clock
 from domain.facts import Policy
 from domain.strategy import State
-from domain.values import SECOND, Status
+from domain.values import SECOND, Duration, Status
 from eventstore.archive import PostgresArchive
 from eventstore.clients import command
 from eventstore.entries import read_entries
@@ -58,6 +58,7 @@ async def conclude(
     policy: Policy,
     brokers: Brokers,
     market: Sequence[Trade],
+    hampered: Duration,
 ) -> tuple[list[str], list[Recorded]]:
     """What is violated, and the history. `answered` are the ids of the events that somebody was told of, `market` are
     the trades that a listener has dealt with."""
@@ -86,7 +87,7 @@ async def conclude(
     known = {record.event_id for record in records}
     found += [f"lost: {event_id} was answered and is gone" for event_id in answered if event_id not in known]
     found += await _left_pending(log)
-    found += [f"time {each}" for each in untimely(records, policy)]
+    found += [f"time {each}" for each in untimely(records, policy, hampered)]
     source = Source(log.lineage[0].log_id)
     lines = [as_map(raw, source) for raw in raws]
     skew = 2 * (policy.skew + SECOND)

@@ -80,6 +80,7 @@ class Strikes:
             case Fault.PAUSED | Fault.PAUSED_PAST_TAKE_OVER | Fault.PAUSED_PAST_QUARANTINE:
                 self._tell(fault, crossing)
                 process.paused_until = now + chance.randint(*PAUSES[fault])
+                self._world.hampered += process.paused_until - now
                 if process.kind is Kind.WORKER and fault is not Fault.PAUSED:
                     self._world.at(now + IDLE, lambda: self._mind(process.name))
                 return True
@@ -93,6 +94,7 @@ class Strikes:
             case Fault.REDIS_AWAY:
                 self._tell(fault, crossing)
                 self._world.redis_away_until = now + chance.choice((SECOND // 2, 3 * SECOND, 12 * SECOND))
+                self._world.hampered += self._world.redis_away_until - now
                 self._world.at(self._world.redis_away_until, self._world.look_up)
             case Fault.REDIS_RESTARTED:
                 self._tell(fault, crossing)
@@ -110,6 +112,7 @@ class Strikes:
             case Fault.POSTGRES_AWAY:
                 self._tell(fault, crossing)
                 self._world.postgres_away_until = now + chance.choice((5 * SECOND, MINUTE, 4 * MINUTE))
+                self._world.hampered += self._world.postgres_away_until - now
                 self._world.at(self._world.postgres_away_until, self._world.look_up)
         return False
 

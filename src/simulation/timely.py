@@ -44,9 +44,10 @@ TIMED_WITHIN: Final[Duration] = 150 * SECOND
 """All schedulers may be paused, and Redis may be away after that."""
 
 
-def untimely(records: Iterable[Recorded], policy: Policy) -> list[str]:
-    """What came too late, too early or twice; each begins with the number of the rule above."""
-    reading = _Reading(policy)
+def untimely(records: Iterable[Recorded], policy: Policy, hampered: Duration = 0) -> list[str]:
+    """What came too late, too early or twice; each begins with the number of the rule above. `hampered` is how long
+    servers were away or processes stood still, all together: whatever must happen in time may be so much later."""
+    reading = _Reading(policy, hampered)
     for record in records:
         reading.take(record)
     return reading.found
@@ -76,7 +77,8 @@ class _Strategy:
 
 
 class _Reading:
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, hampered: Duration) -> None:
+        self._hampered = hampered
         self.found: list[str] = []
         self._policy = policy
         self._strategies: dict[int, _Strategy] = {}
@@ -186,13 +188,13 @@ class _Reading:
             self.found.append(f"5: {where}: {kind} is tried again {early:.1f} s before its back-off is over")
 
     def _in_time(self, where: str, it: _Strategy, at: Instant) -> None:
-        if it.due_since is not None and at - it.due_since > EXIT_WITHIN:
+        if it.due_since is not None and at - it.due_since > EXIT_WITHIN + self._hampered:
             waited = (at - it.due_since) / SECOND
             self.found.append(f"2: {where}: the exit was due for {waited:.0f} s, and nobody asked for it")
 
     def _timed(self, where: str, it: _Strategy, at: Instant) -> None:
         for timer, due_at in (("BUY", it.buy_at), ("SELL", it.sell_at)):
-            if it.alive and at - due_at > TIMED_WITHIN and (timer, due_at) not in it.fired:
+            if it.alive and at - due_at > TIMED_WITHIN + self._hampered and (timer, due_at) not in it.fired:
                 late = (at - due_at) / SECOND
                 self.found.append(f"7: {where}: {timer} was due {late:.0f} s before the run ended, and never triggered")
 

@@ -118,6 +118,8 @@ class World:
         self.postgres_away_until: Instant = 0
         self.delayed: dict[Crossing, Instant] = {}
         self.over = False
+        self.hampered: Duration = 0
+        """How long servers were away and processes stood still, all together."""
         self._turns = 0
         self.is_night = False
         """Nobody works."""
@@ -187,6 +189,7 @@ class World:
                 policy=POLICY,
                 brokers=self.brokers,
                 market=self.watch.heard,
+                hampered=self.hampered,
             )
         finally:
             await log.aclose()
