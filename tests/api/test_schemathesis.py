@@ -6,7 +6,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,6 +15,7 @@ import schemathesis
 import structlog
 import uvicorn
 from hypothesis import HealthCheck, settings
+from hypothesis.errors import FlakyStrategyDefinition
 from hypothesis.stateful import run_state_machine_as_test
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -149,6 +150,7 @@ OF_A_STRATEGY = {
 def test_what_follows_from_an_answer_is_in_the_document_too(server: Served) -> None:
     """The links from a strategy: its status, changes, start, stop, orders and events, one after the other."""
     asked: Counter[str] = Counter()
+    wrong: list[BaseException] = []
 
     class Linked(schema.include(path_regex="^/strategy/").as_state_machine()):  # type: ignore[misc]
         def before_call(self, case: Any) -> None:
@@ -161,8 +163,15 @@ def test_what_follows_from_an_answer_is_in_the_document_too(server: Served) -> N
         def validate_response(self, response: Any, case: Any, **kwargs: Any) -> None:
             if response.status_code < 300:
                 asked[case.operation.label] += 1
-            case.validate_response(response, checks=CHECKS)
+            try:
+                case.validate_response(response, checks=CHECKS)
+            except (AssertionError, BaseExceptionGroup) as error:
+                wrong.append(error)
+                raise
 
     few = settings(max_examples=15, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck))
-    run_state_machine_as_test(Linked, settings=few)
+    # The same requests may be answered otherwise the second time, by a server that holds more: then the search is over.
+    with suppress(FlakyStrategyDefinition):
+        run_state_machine_as_test(Linked, settings=few)
+    assert wrong == []
     assert len(OF_A_STRATEGY & asked.keys()) >= 4, f"the links led only to {asked}"
