@@ -149,7 +149,7 @@ DEFECTS: Final = (
     ),
     Defect(
         name="matched-by-symbol",
-        what="an unknown order is taken for any order of its symbol, side and quantity in the book",
+        what="an unknown order is taken for any order of its symbol and side in the book",
         changes=(
             Edit(
                 Poller._tell,
@@ -159,8 +159,7 @@ DEFECTS: Final = (
                 "        other, _ = await self._look(strategy_id)\n"
                 "        sought = other.order\n"
                 "        if other.user_id == self._user_id and sought is not None and sought.phase is Phase.UNKNOWN:\n"
-                "            if (row.symbol, row.side, row.quantity) == (other.symbol, sought.kind.side,"
-                " sought.quantity):\n"
+                "            if (row.symbol, row.side) == (other.symbol, sought.kind.side):\n"
                 "                told = lambda now, facts, tag=sought.tag: outcomes.booked(now, tag, row)\n"
                 "                return (await record(self._desk, strategy_id, told, Wake())).version -"
                 " other.version\n",
@@ -181,18 +180,5 @@ DEFECTS: Final = (
         ),
         test="tests/engine/test_lost_replies.py::test_an_answer_of_the_broker_outlives_an_outage_of_the_log",
         why="the book tells the same within seconds: what is lost is time only",
-    ),
-    Defect(
-        name="order-of-another-account-told",
-        what="a row that bears our sign is told to its strategy, whoever's account it is in",
-        changes=(
-            Edit(
-                Poller._book,
-                "if before.user_id != self._user_id or not (lost or outcomes.is_ours(before, tag, row)):",
-                "if not (lost or outcomes.is_ours(before, tag, row)):",
-            ),
-        ),
-        test="tests/engine/test_unknown.py::test_an_order_that_bears_our_sign_and_was_never_asked_for_is_reported",
-        why="in a simulated life nobody places orders with a tag of ours",
     ),
 )
