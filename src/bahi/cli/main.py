@@ -27,10 +27,10 @@ COMMANDS: Final = {
     "campaign": "Trade at a simulated Kite under every fault and every death of a worker; count what became of it.",
     "backup": "Back up everything into one file, while trading goes on.",
     "restore": "Restore a backup into an empty installation: all of it or nothing.",
-    "simulate": "Live the life of a seed in a simulated world, with every fault that it draws, and tell its story.",
+    "simulate": "Live the life of a seed, and tell its story: every event, every fault, every start of a process.",
     "drill": "Kill and destroy whatever can be, at many moments of a busy day; count what was lost, time the recovery.",
     "history": "Golden histories: what a release recorded, replayed by the program of today.",
-    "prove": "Kill real processes and servers under load, lose replies, cut Redis' file everywhere, mix two versions.",
+    "prove": "Kill real processes and servers, lose replies, cut Redis' file anywhere, mix versions, fail every call.",
     "schema": "Export the events' schemas, or check the committed ones.",
     "bench": "Measure the hot paths on embedded servers.",
 }

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Kill real processes and servers, lose replies, cut Redis' file everywhere, mix versions, fail every call.",
+    help="Kill real processes and servers, lose replies, cut Redis' file anywhere, mix versions, fail every call.",
     no_args_is_help=True,
 )
 
