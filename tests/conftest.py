@@ -64,7 +64,7 @@ def _remove(folder: Path) -> None:
     """With whatever still works in it: what a worker of pytest-xdist had started that was ended itself."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if Path(process.cwd()).is_relative_to(folder):
+            if process.environ().get("TMPDIR") == str(folder) or Path(process.cwd()).is_relative_to(folder):
                 process.kill()
     shutil.rmtree(folder, ignore_errors=True)
 
