@@ -15,7 +15,7 @@ from msgspec import Struct
 
 __all__ = ["CHUNK", "Part", "PartFailed", "parts", "run_parts"]
 
-CHUNK: Final = 250
+CHUNK: Final = 50
 """Lives per process: so that its start is little of its time, and little is lost when it is broken off."""
 
 
