@@ -56,12 +56,16 @@ async def run_parts(home: Path, wanted: Sequence[Part], jobs: int, tell: Callabl
     """The results by part. `home` is there. Raises PartFailed; what was done until then is kept."""
     total, done = sum(part.weight for part in wanted), 0
     results: dict[str, Any] = {}
+    failed: list[PartFailed] = []
     room = asyncio.Semaphore(jobs)
 
     async def one(part: Part) -> None:
         nonlocal done
         async with room:
-            results[part.name] = await _result(home, part)
+            try:
+                results[part.name] = await _result(home, part)
+            except PartFailed as failure:  # the others go on, and their results are kept
+                failed.append(failure)
         done += part.weight
         tell(done, total)
 
@@ -73,6 +77,8 @@ async def run_parts(home: Path, wanted: Sequence[Part], jobs: int, tell: Callabl
         for part in wanted:
             if not part.alone:
                 group.create_task(one(part))
+    if failed:
+        raise PartFailed("; ".join(str(failure) for failure in failed))
     return results
 
 
