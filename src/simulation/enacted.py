@@ -89,7 +89,7 @@ class Enacted(World):
         if process.kind is not Kind.ARCHIVE:
             return super()._equip(desk, process, engine)
         steady = _Steady(0.25 if self.scenario.trims else 0.5)
-        return ArchiveRole(desk.log, process.clock, engine, steady, self.scenario.trims)
+        return ArchiveRole(desk.log, process.clock, engine, steady, trims=self.scenario.trims)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

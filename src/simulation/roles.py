@@ -4,7 +4,7 @@ A role is stepped when it has something to do: news in the log, something due by
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Final, Protocol
 
@@ -254,11 +254,21 @@ class _Keys:
 class ArchiveRole:
     """Archives at moments drawn from the seed, so that it is behind now and then; seals, trims and takes snapshots."""
 
-    def __init__(self, log: EventLog, clock: Clock, engine: AsyncEngine, chance: random.Random, trims: bool) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        engine: AsyncEngine,
+        chance: random.Random,
+        *,
+        trims: bool,
+        on_trimmed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._log = log
         self._clock = clock
         self._chance = chance
         self._trims = trims
+        self._on_trimmed = on_trimmed
         self._every = chance.choice((8 * SECOND, 30 * SECOND, 90 * SECOND))
         self._next: Instant = 0
         self.archive = PostgresArchive(engine)
@@ -281,6 +291,8 @@ class ArchiveRole:
                 self.trimmed = await trim(self._log, self.archive, hot=KEPT_HOT, now=now)
             except ArchiveIncomplete as error:
                 raise AssertionError(str(error)) from error
+            if self.trimmed.entries:
+                self._on_trimmed()
         return done
 
     def due(self) -> Instant | None:

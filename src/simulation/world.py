@@ -413,7 +413,14 @@ class World:
             case Kind.UPDATES:
                 return UpdatesRole(desk)
             case Kind.ARCHIVE:
-                return ArchiveRole(desk.log, process.clock, engine, self.chance, self.faults.knows(Fault.TRIMMED))
+                return ArchiveRole(
+                    desk.log,
+                    process.clock,
+                    engine,
+                    self.chance,
+                    trims=self.faults.knows(Fault.TRIMMED),
+                    on_trimmed=lambda: self.faults.note(Fault.TRIMMED),
+                )
             case Kind.API:
                 return ApiRole(desk, self.client)
 
