@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Final
 
 from msgspec import Struct, field
@@ -13,7 +13,7 @@ from simulation.faults import EVERY, Fault
 from simulation.stage import Stage
 from simulation.world import World
 
-__all__ = ["HANGS", "Life", "live", "lives"]
+__all__ = ["HANGS", "Life", "live"]
 
 HANGS: Final = 120.0
 """Seconds of real time after which a life counts as one that hangs; a life takes a fraction of a second."""
@@ -57,12 +57,6 @@ def live(stage: Stage, seed: int, enabled: Collection[Fault] = EVERY, *, days: i
         calls=world.traffic.count,
         seconds=time.perf_counter() - begun,
     )
-
-
-def lives(stage: Stage, seeds: Collection[int], enabled: Collection[Fault] = EVERY) -> Iterator[Life]:
-    """One after the other."""
-    for seed in seeds:
-        yield live(stage, seed, enabled)
 
 
 async def _within(world: World, seconds: float) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any, Final
 
-from domain.calendar import Calendar
 from domain.events import SystemRecovery
 from domain.facts import Policy
 from domain.values import SECOND, Duration, Instant
@@ -54,9 +53,6 @@ class State(StrEnum):
     """An error that nothing explains: a defect."""
 
 
-Restoring = Callable[[], asyncio.Lock]
-
-
 class Process:
     """`equip` makes the role when the log is open. `restoring` is held while the log is restored: one at a time."""
 
@@ -70,7 +66,6 @@ class Process:
         redis_url: str,
         archive: PostgresArchive,
         policy: Policy,
-        calendar: Calendar,
         chance: random.Random,
         restoring: asyncio.Lock,
         desk: Callable[[EventLog, "Process"], Desk],
@@ -88,14 +83,12 @@ class Process:
         self.moves = -1
         """How many appends there had been when it was stepped last."""
         self.error: BaseException | None = None
-        self.recovered = 0
         self._timer = SimulatedTimer(clock)
         self.log: EventLog | None = None
         self.role: Role | None = None
         self._redis_url = redis_url
         self._archive = archive
         self._policy = policy
-        self._calendar = calendar
         self._chance = chance
         self._restoring = restoring
         self._make_desk = desk
@@ -216,7 +209,7 @@ class Process:
                 )
             except NeedsRecovery:
                 async with self._restoring:
-                    done = await recover(
+                    await recover(
                         self._redis_url,
                         self._archive,
                         keys=Keys(),
@@ -226,7 +219,6 @@ class Process:
                         random=self._random,
                         member=self.name,
                     )
-                self.recovered += done is not None
 
     async def _step(self, *, news: bool) -> None:
         if self.role is None:

@@ -351,7 +351,6 @@ class World:
             redis_url=self.stage.redis_url,
             archive=PostgresArchive(engine),
             policy=POLICY,
-            calendar=CALENDAR,
             chance=self.chance,
             restoring=self._restoring,
             desk=self._desk,
