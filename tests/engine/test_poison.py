@@ -2,17 +2,19 @@
 
 import asyncio
 import datetime as dt
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
 import handlers.advance
-from domain.decide import Decision, decide_next
+from domain.decide import Decision
 from domain.events import AlertTriggered, EventParked, SafetyAbort, SellTriggered, StrategyExited, StrategyStopRequested
 from domain.facts import Facts
 from domain.strategy import State
 from domain.values import MINUTE, Abort, Exit, Status
 from eventstore.envelope import NewEvent, encode
+from handlers.advance import DecideNext
 from handlers.repair import repair
 from projections.runtime import CorruptState, differences
 from projections.time_travel import state_at
@@ -50,13 +52,16 @@ async def test_a_damaged_entry_is_parked_and_the_engine_goes_on(open_world: Open
 def _broken_for(strategy: int, monkeypatch: pytest.MonkeyPatch, *, times: int = 10**9) -> list[int]:
     seen: list[int] = []
 
-    def breaks(state: State, facts: Facts) -> Decision:
-        if state.id == strategy and len(seen) < times:
-            seen.append(state.version)
-            raise ZeroDivisionError("a defect")
-        return decide_next(state, facts)
+    def around(decide: DecideNext) -> DecideNext:
+        def breaks(state: State, facts: Facts) -> Decision:
+            if state.id == strategy and len(seen) < times:
+                seen.append(state.version)
+                raise ZeroDivisionError("a defect")
+            return decide(state, facts)
 
-    monkeypatch.setattr(handlers.advance, "decide_next", breaks)
+        return breaks
+
+    monkeypatch.setattr(handlers.advance, "AROUND", ContextVar("broken", default=around))
     return seen
 
 

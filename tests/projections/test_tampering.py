@@ -47,7 +47,8 @@ def history(
 @pytest.fixture
 async def tampered(redis: Redis, redis_url: str, history: tuple[str, dict[bytes, bytes]]) -> AsyncIterator[Tampered]:
     url, kept = history
-    await redis.restore(b"epoch", 0, kept[b"epoch"])
+    for name, dump in kept.items():
+        await redis.restore(name, 0, dump)
     world = await World.make(redis, redis_url, url)
     async with world.engine.connect() as connection:
         opened = await open_keys(connection, BOX)
