@@ -74,11 +74,13 @@ class Held(Struct, frozen=True):
     """What Redis holds: its lineage (empty: nothing, or only half of something), and the last position.
 
     `rejoining`: the end of it is in doubt, and whoever was to ask for what is missing did not come to finish.
+    `half`: it was begun or restored, and whoever did that did not come to finish, or Redis lost a part of it.
     """
 
     lineage: tuple[Epoch, ...]
     position: int
     rejoining: bool = False
+    half: bool = False
 
 
 async def held(redis: "Redis", keys: Keys) -> Held:
@@ -93,14 +95,14 @@ async def held(redis: "Redis", keys: Keys) -> Held:
             raise answer
     fence, log_id, position, lineage = answers
     if fence is None or log_id is None or position is None or fence.startswith(RESTORING.encode()):
-        return Held((), int(position or 0))
+        return Held((), int(position or 0), half=fence is not None)
     rejoining = fence.startswith(REJOINING.encode())
     epoch = fence.decode().split(":")[1] if rejoining else fence.decode()
     known = tuple(msgspec.json.decode(each, type=Epoch) for each in lineage)
     if not known:
         known = (Epoch(number=1, epoch=epoch, log_id=log_id.decode()),)
     elif known[-1].epoch != epoch:
-        return Held((), int(position))
+        return Held((), int(position), half=True)
     return Held(known, int(position), rejoining)
 
 
@@ -148,7 +150,7 @@ def judge(here: Held, known: Sequence[Epoch], archived: int) -> None:
     the two are not of one log, for the operator to decide."""
     if here.rejoining:
         raise NeedsRecovery("OLDER" if here.position < archived else "RESTARTED", archived, here.position)
-    if not known and not archived:
+    if not known and not archived and not here.half:
         return  # there is no archive yet, or none any more: it follows
     if not here.lineage:
         raise NeedsRecovery("EMPTY", archived, here.position)

@@ -117,9 +117,10 @@ def stop(strategy_id: int, *, square_off: bool) -> Ask:
     return ask
 
 
-def force_stop(strategy_id: int, user_id: int) -> Ask:
+def force_stop(strategy_id: int) -> Ask:
     async def ask(desk: Desk, once: Dedupe) -> AppendResult | None:
-        return await _blind(desk, strategy_id, user_id, (ForceStop(reason="operator"),), once)
+        state, _ = await desk.look(strategy_id)
+        return await _blind(desk, strategy_id, state.user_id, (ForceStop(reason="operator"),), once)
 
     return ask
 

@@ -87,7 +87,7 @@ class Days:
         if faults.happens(Fault.SQUARE_OFF, 0.3):
             self._ask(moment(), f"stop {strategy_id}, square off", people.stop(strategy_id, square_off=True))
         if faults.happens(Fault.FORCE_STOP, 0.15):
-            self._ask(moment(), f"force-stop {strategy_id}", people.force_stop(strategy_id, user_id))
+            self._ask(moment(), f"force-stop {strategy_id}", people.force_stop(strategy_id))
         if faults.happens(Fault.HALT, 0.15):
             square_off = chance.random() < 0.5
             self._ask(at := moment(), f"halt {user_id}", people.halt(user_id, square_off=square_off))

@@ -453,9 +453,10 @@ class World:
         if self._agenda:
             times.append(self._agenda[0][0])
         coming = [at for at in times if at is not None and at > now]  # what is due and cannot be done waits for others
-        if not coming:
-            return False
-        self.clock.set(min(coming))
+        if not (self._agenda and self._agenda[0][0] <= now):  # else there is something to be done at once
+            if not coming:
+                return False
+            self.clock.set(min(coming))
         while self._agenda and self._agenda[0][0] <= self.clock.now():
             heapq.heappop(self._agenda)[2]()
         return True

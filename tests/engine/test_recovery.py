@@ -28,6 +28,7 @@ from domain.events import (
     StrategyStartRequested,
     SystemRecovery,
 )
+from domain.facts import Policy
 from domain.tags import TagParts, parse_tag
 from domain.values import DAY, MINUTE, SECOND, Code, Exit, Holding, Kind, Side, Status, Tag
 from eventstore import clients
@@ -39,6 +40,7 @@ from eventstore.epochs import RESTORING, Epoch, Held, judge
 from eventstore.errors import LogLost, NeedsRecovery
 from eventstore.fencing import KEPT, begin, fence
 from eventstore.keys import Keys
+from eventstore.log import EventLog
 from eventstore.open import open_log
 from handlers.decider import Wake, decided, take_turn
 from handlers.outcomes import OF_ANOTHER_DAY
@@ -47,6 +49,7 @@ from projections import recovery
 from projections.projector import Projector
 from projections.recovery import recover
 from projections.runtime import DEFAULTS, CorruptState
+from simulation.clock import VirtualClock
 from tests.engine.conftest import OpenWorld
 from tests.engine.test_evidence import reading
 from tests.engine.test_random import ACTIONS, PER_USER, USERS, HealingPlan, Nemesis, _heal
@@ -538,6 +541,30 @@ def test_a_log_that_was_to_rejoin_and_became_shorter_than_the_archive_is_not_kep
         with pytest.raises(NeedsRecovery) as needed:
             judge(Held(lineage, position, rejoining=True), lineage, 10)
         assert needed.value.why == why
+
+
+@pytest.mark.parametrize("part", ["position", "fence"])
+async def test_a_log_of_which_a_part_was_lost_before_the_archive_had_any_begins_anew(
+    engine: AsyncEngine, redis: Redis, redis_url: str, part: str
+) -> None:
+    clock, archive = VirtualClock(OPENING), PostgresArchive(engine)
+
+    async def open_it() -> EventLog:
+        return await open_log(redis_url, clock=clock, defaults=DEFAULTS, allow_weak=True, archive=archive)
+
+    await (await open_it()).aclose()
+    keys = Keys()
+    if part == "fence":  # whoever restored it did not come to finish
+        await redis.set(keys.epoch, f"{RESTORING}ABC")
+    else:
+        await redis.delete(keys.position)
+    with pytest.raises(NeedsRecovery):
+        await open_it()
+    done = await recover(redis_url, archive, keys=keys, clock=clock, defaults=DEFAULTS, policy=Policy())
+    assert done is not None
+    log = await open_it()
+    assert log.epoch == done.epoch.epoch
+    await log.aclose()
 
 
 # --- whatever happens -----------------------------------------------------------------------------------------------
