@@ -121,6 +121,7 @@ def _reason(event: Event) -> str:
 
 
 # --- the days --------------------------------------------------------------------------------------------------------
+# An exit is due 15 s after its entry or later: a fault lasts 10 s at most, and a call is made again within 5 s.
 
 
 def _at(seconds: int) -> dt.time:
@@ -167,9 +168,9 @@ _ALL: Final = (
     Scenario(
         name="sale",
         about="bought at its time, sold at its time; archived and sealed",
-        asked=_begin(5, 10),
+        asked=_begin(5, 25),
         exits=(Exit.SELL,),
-        window=(BEGINS, 32),
+        window=(BEGINS, 47),
     ),
     Scenario(
         name="stop",
@@ -218,19 +219,19 @@ _ALL: Final = (
             *_begin(5, 600),
             (8, f"update {STRATEGY}", people.update(STRATEGY, Changes(stop_loss=Decimal("149.00")))),
             (9, f"update {STRATEGY}", people.update(STRATEGY, Changes(sell_time=_at(30)))),
-            *_again(45, 70, 80),
+            *_again(45, 70, 90),
         ),
         exits=(Exit.SELL, Exit.SELL),
         bought=2 * SHARES,
-        window=(BEGINS, 95),
+        window=(BEGINS, 105),
     ),
     Scenario(
         name="trimmed",
         about="events are archived, sealed, kept as snapshots and trimmed while two runs follow each other",
-        asked=(*_begin(5, 10), *_again(40, 65, 70)),
+        asked=(*_begin(5, 25), *_again(40, 65, 85)),
         exits=(Exit.SELL, Exit.SELL),
         bought=2 * SHARES,
-        window=(BEGINS, 95),
+        window=(BEGINS, 105),
         trims=True,
     ),
 )

@@ -263,7 +263,7 @@ def test_damaged_events_are_parked_and_only_their_strategy_ends(house: House, tr
     assert sorted(audit.checker.unreadable) == positions
     parked = [record.event.parked for record in audit.records if isinstance(record.event, EventParked)]
     assert sorted(int(name.split("/")[1]) for name in parked) == positions
-    assert all(not log.xpending(stream, GROUP)["pending"] for stream in streams)
+    until(lambda: not any(log.xpending(stream, GROUP)["pending"] for stream in streams), 10, "all are acknowledged")
     until(lambda: any(not event["data"] for event in trader.events(damaged)), 10, "the damaged event is listed")
 
 

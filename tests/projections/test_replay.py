@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bahi.testing import near_events
 from domain.events import (
     BuyTriggered,
     Event,
@@ -26,7 +27,6 @@ from eventstore.envelope import NewEvent, Raw, encode
 from eventstore.keys import CLASSES
 from projections.replay import BrokenHistory, Fault, Replay, replay_states
 from tests.projections.world import USER, World
-from tests.property.test_totality import EVENTS
 
 RUNS = st.sampled_from([0, 3, 5])
 AT = st.sampled_from([100, 200])
@@ -73,7 +73,7 @@ def test_the_shortcuts_do_what_apply_does(state: State, event: Event) -> None:
     assert replay.states[1] == expected
 
 
-@given(st.lists(EVENTS.filter(lambda event: event.versioned), min_size=1, max_size=25))
+@given(st.lists(near_events().filter(lambda event: event.versioned), min_size=1, max_size=25))
 def test_a_page_is_folded_as_apply_folds_its_events(events: list[Event]) -> None:
     replay = Replay()
     replay.feed([_raw(number, number, event) for number, event in enumerate(events, 1)])

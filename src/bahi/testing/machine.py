@@ -31,7 +31,7 @@ from domain.decide import Decision, decide_next
 from domain.events import Event, Intent, OrderAccepted, OrderFilled, OrderFinalized, OrderRecovered
 from domain.facts import Facts
 from domain.strategy import State, initial
-from domain.values import HOUR, MINUTE, SECOND, Final, Kind, OrderRequest, Tag
+from domain.values import HOUR, MINUTE, SECOND, Code, Final, Kind, OrderRequest, Product, Tag
 from eventstore.clients import command
 from eventstore.envelope import Recorded
 from eventstore.keys import GROUP
@@ -464,8 +464,12 @@ class EngineMachine(RuleBasedStateMachine):
             if not [each for each in (await world.states()).values() if each.open_quantity > 0 or each.surfaced > 0]:
                 break
         (await world.check()).all_final()
+        today = world.calendar.wall(world.clock.now()).date()
         for state in (await world.states()).values():
-            hold(state.open_quantity <= 0 and state.surfaced <= 0, f"liveness: shares are left: {state}")
+            # the intraday shares of an earlier day are the broker's to square off, and the user's to settle
+            past = state.product is Product.MIS and (state.session_date or today) < today
+            theirs = past and Code.UNPROTECTED_POSITION in state.alerted
+            hold(theirs or (state.open_quantity <= 0 and state.surfaced <= 0), f"liveness: shares are left: {state}")
         await self._catch_up()
 
     # --- who -------------------------------------------------------------------------------------------------------
