@@ -19,7 +19,18 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from eventstore.errors import outages
 
-__all__ = ["BLOCK_MS", "POOL", "Argument", "Pool", "command", "commands", "log_client", "reader_client", "sibling"]
+__all__ = [
+    "BLOCK_MS",
+    "POOL",
+    "Argument",
+    "Pool",
+    "answers",
+    "command",
+    "commands",
+    "log_client",
+    "reader_client",
+    "sibling",
+]
 
 Argument = str | bytes | int
 
@@ -151,6 +162,15 @@ async def commands(redis: "Redis", calls: Sequence[Sequence[Argument]]) -> list[
     with outages():
         answers: list[Any] = await pipeline.execute(raise_on_error=False)
     return answers
+
+
+async def answers(redis: "Redis", calls: Sequence[Sequence[Argument]]) -> list[Any]:
+    """As `commands`, and the first exception among the answers is raised."""
+    found = await commands(redis, calls)
+    for each in found:
+        if isinstance(each, Exception):
+            raise each
+    return found
 
 
 def _settings(socket_timeout: float) -> dict[str, Any]:

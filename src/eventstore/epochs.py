@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain.tags import LOG_ID_LENGTH
 from eventstore.archive_tables import epochs
-from eventstore.clients import commands
+from eventstore.clients import answers
 from eventstore.errors import LogLost, NeedsRecovery
 from eventstore.keys import Keys
 
@@ -89,11 +89,7 @@ async def held(redis: "Redis", keys: Keys) -> Held:
         *(("GET", keys.epoch), ("GET", keys.log_id), ("HGET", keys.position, "position")),
         ("LRANGE", keys.epochs, 0, -1),
     ]
-    answers = await commands(redis, calls)
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    fence, log_id, position, lineage = answers
+    fence, log_id, position, lineage = await answers(redis, calls)
     if fence is None or log_id is None or position is None or fence.startswith(RESTORING.encode()):
         return Held((), int(position or 0), half=fence is not None)
     rejoining = fence.startswith(REJOINING.encode())

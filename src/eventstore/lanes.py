@@ -276,18 +276,20 @@ class Lanes:
 
     # --- one by one ------------------------------------------------------------------------------------------------
 
-    async def step(self, limit: int | None = None) -> int:
+    async def step(self, limit: int | None = None, *, own: bool = True) -> int:
         """Handle what is there now, up to `limit` messages, without waiting: for simulations.
 
         One after the other: after each the most urgent class is asked first again; within a class own pending ones
-        before new ones, in position order. What stays unacknowledged is delivered again by the next call. Returns
-        how many were taken, those without a reaction included.
+        before new ones, in position order. What stays unacknowledged is delivered again by the next call. Not `own`:
+        nothing of this consumer's is pending, so only new ones are asked for. Returns how many were taken, those
+        without a reaction included.
         """
         redis, inboxes = self.log.redis, list(self._inboxes.values())
-        held: list[list[Entry]] = []
-        for inbox, (entries, gone) in zip(inboxes, await own_of(redis, inboxes, 1000), strict=True):
-            held.append(entries)
-            await self._report(redis, inbox, gone)
+        held: list[list[Entry]] = [[] for _ in inboxes]
+        if own:
+            for at, (entries, gone) in enumerate(await own_of(redis, inboxes, 1000)):
+                held[at] = entries
+                await self._report(redis, inboxes[at], gone)
         taken = 0
         while limit is None or taken < limit:
             if empty := [at for at, entries in enumerate(held) if not entries]:

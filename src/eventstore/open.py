@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from domain.clock import Clock
 from domain.events import SystemRecovery
 from domain.values import Priority
-from eventstore.clients import command, log_client
+from eventstore.clients import answers, command, commands, log_client
 from eventstore.envelope import Ids, NewEvent
 from eventstore.epochs import held, judge
 from eventstore.errors import LogUnavailable, NeedsRecovery, PartitionMismatch, ServerTooOld, WeakDurability
@@ -125,14 +125,13 @@ async def check_server(redis: "Redis", *, allow_weak: bool) -> None:
 async def create_groups(redis: "Redis", keys: Keys, after: int = 0) -> list[Priority]:
     """The streams and their group `workers`, which delivers what comes after `after`; existing ones are left. Those of
     which there was none."""
+    calls = [("XGROUP CREATE", stream, GROUP, f"{after}-0", "MKSTREAM") for stream in keys.streams.values()]
     created = []
-    for each, stream in keys.streams.items():
-        try:
-            await command(redis, "XGROUP CREATE", stream, GROUP, f"{after}-0", "MKSTREAM")
+    for each, answer in zip(keys.streams, await commands(redis, calls), strict=True):
+        if not isinstance(answer, Exception):
             created.append(each)
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
+        elif not str(answer).startswith("BUSYGROUP"):
+            raise answer
     return created
 
 
@@ -149,8 +148,7 @@ async def _create(redis: "Redis", keys: Keys, token: str) -> bool:
     nothing can be appended, so nobody can append to half a log."""
     if await command(redis, "GET", keys.epoch) is not None:
         return False
-    await command(redis, "HSETNX", keys.position, "position", "0")
-    await command(redis, "HSETNX", keys.position, "recorded_at", "0")
+    await answers(redis, [("HSETNX", keys.position, name, "0") for name in ("position", "recorded_at")])
     await create_groups(redis, keys)
     await _set_once(redis, keys.epoch, token)
     return True
@@ -159,6 +157,5 @@ async def _create(redis: "Redis", keys: Keys, token: str) -> bool:
 async def _set_once(redis: "Redis", key: str, value: str) -> str:
     kept: bytes | None = None
     while kept is None:  # whoever restores the log may take it away in between
-        await command(redis, "SET", key, value, "NX")
-        kept = await command(redis, "GET", key)
+        _, kept = await answers(redis, [("SET", key, value, "NX"), ("GET", key)])
     return kept.decode()

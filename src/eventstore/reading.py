@@ -6,13 +6,13 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 
 from domain.values import Priority
-from eventstore.clients import command, commands
+from eventstore.clients import answers, command
 from eventstore.envelope import Raw, Recorded, decode
 from eventstore.epochs import Epoch
 from eventstore.errors import CorruptEvent, LogHole, LogLost
 from eventstore.keys import CLASSES, Keys
 
-__all__ = ["Archive", "last_position", "parse", "read_pages", "read_raw_pages"]
+__all__ = ["Archive", "last_position", "parse", "read_pages"]
 
 
 class Archive(Protocol):
@@ -48,15 +48,8 @@ def parse(entry: Sequence[Any], stream: Priority) -> Raw:
         raise CorruptEvent(position, stream, f"{entry_id!r}: {error}") from error
 
 
-async def read_raw_pages(
-    redis: "Redis", keys: Keys, after: int, until: int | None, *, page: int
-) -> AsyncIterator[list[Raw]]:
-    """Pages of entries in position order, of what the streams hold; nothing else is checked here.
-
-    The end is noted first: an append is atomic, so every entry up to there can be seen.
-    """
-    last = await last_position(redis, keys)
-    until = last if until is None else min(until, last)
+async def _raw_pages(redis: "Redis", keys: Keys, after: int, until: int, *, page: int) -> AsyncIterator[list[Raw]]:
+    """Pages of entries in position order, of what the streams hold; nothing else is checked here."""
     if after >= until:
         return
     waiting: dict[Priority, list[Raw]] = {each: [] for each in CLASSES}
@@ -64,13 +57,11 @@ async def read_raw_pages(
     while True:
         behind = [each for each in unread if not waiting[each]]
         if behind:
-            replies = await commands(
+            replies = await answers(
                 redis,
                 [("XRANGE", keys.streams[each], f"{unread[each]}-0", f"{until}-0", "COUNT", page) for each in behind],
             )
             for each, reply in zip(behind, replies, strict=True):
-                if isinstance(reply, Exception):
-                    raise reply
                 waiting[each] = [parse(entry, each) for entry in reply]
                 if len(reply) < page:
                     del unread[each]
@@ -99,11 +90,14 @@ def _position(raw: Raw) -> int:
 async def read_pages(
     redis: "Redis", keys: Keys, after: int, until: int | None, *, page: int, archive: Archive | None
 ) -> AsyncIterator[list[Recorded]]:
-    """Pages of events in position order without a hole: from the streams, and from the archive what they lack."""
+    """Pages of events in position order without a hole: from the streams, and from the archive what they lack.
+
+    The end is noted first: an append is atomic, so every entry up to there can be seen.
+    """
     last = await last_position(redis, keys)
     until = last if until is None else min(until, last)
     seen = after
-    async for entries in read_raw_pages(redis, keys, after, until, page=page):
+    async for entries in _raw_pages(redis, keys, after, until, page=page):
         events: list[Recorded] = []
         for raw in entries:
             if raw.position != seen + 1:

@@ -7,7 +7,7 @@ none is left, or one does not answer, the end is taken for lost, and the order b
 
 from redis.asyncio import Redis
 
-from eventstore.clients import command
+from eventstore.clients import answers, command
 from eventstore.guard import fact, run_id_in
 from eventstore.keys import Keys
 from eventstore.patience import TIMER
@@ -34,10 +34,13 @@ async def is_vouched_for(redis: "Redis", keys: Keys, member: str = "") -> bool:
     await command(redis, "SET", keys.server, run_id, "NX")
     timer = TIMER.get()
     waited = min(timer.uptime(float(fact(info, "uptime_in_seconds"))), PATIENCE - _DECIDED)
-    while await command(redis, "GET", keys.doubted) != run_id:
-        if await command(redis, "GET", keys.server) == run_id:
+    while True:
+        asked = [("GET", keys.doubted), ("GET", keys.server), ("HGETALL", keys.members)]
+        doubted, server, fields = await answers(redis, asked)
+        if doubted == run_id:
+            return False
+        if server == run_id:
             return True
-        fields = await command(redis, "HGETALL", keys.members)
         words = {name.decode(): word.split(b"|") for name, word in zip(fields[::2], fields[1::2], strict=True)}
         others = [word for name, word in words.items() if name not in ("#", member)]
         looking = any(run_id in word for word in others)
@@ -45,7 +48,6 @@ async def is_vouched_for(redis: "Redis", keys: Keys, member: str = "") -> bool:
             return False
         await timer.sleep(_LOOK_EVERY)
         waited += _LOOK_EVERY
-    return False
 
 
 async def vouch_for(redis: "Redis", keys: Keys) -> None:

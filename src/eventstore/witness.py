@@ -55,9 +55,11 @@ class Witness:
         """
         self._judge(await self._say("join"))
         until = self._timer.now() + PATIENCE  # whoever has not heard of it by then is dead or hangs
+        pause = _SOON
         while self._unaware and self._timer.now() < until:
-            await self._timer.sleep(_SOON)
+            await self._timer.sleep(pause)
             await self.look()
+            pause = min(2 * pause, LOOK_EVERY)
 
     async def look(self) -> bool:
         """Whether the log is whole, by the word of every member; False while some have yet to look after a restart.

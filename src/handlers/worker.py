@@ -110,13 +110,17 @@ class Worker:
         self._stopping.set()
         await self._lanes.stop()
 
-    async def step(self) -> int:
-        """How much was done. Zero means: nothing can be done until something happens or time goes on.
+    async def step(self, *, own: bool = True, timers: bool = True) -> int:
+        """How much was done. Zero means: nothing can be done until something happens or time goes on. Not `own`: it
+        has nothing pending; not `timers`: none is due.
 
         Calls to the broker that wait for the clock are left waiting; a later step goes on with them. While the log
         cannot be reached, the step itself may wait for the clock.
         """
-        done = await self._sends.step() + await self._lanes.step() + await self._claim() + await self._sends.step()
+        done = await self._sends.step() + await self._lanes.step(own=own)
+        if timers:
+            done += await self._claim()
+        done += await self._sends.step()
         if self._lost is not None:
             raise self._lost
         return done

@@ -293,6 +293,7 @@ class Projector:
         self._oldest = raws[0].recorded_at if raws else self._oldest if last > after else 0
         self._tell_lag(last)
         if last > after and not raws:
+            await check_log(self._log, after)  # it may have been lost since the first look
             raise LogHole(after + 1)
         return raws
 

@@ -64,7 +64,7 @@ class Enacted(World):
         await self.traffic.rest()
         await process.bury()
         del self.processes[process.name]
-        self.moves += 1
+        self.stir()
         self.at(self.clock.now() + AWAY, partial(self.hire, process.name, process.kind))
 
     # --- without chance ----------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ class Enacted(World):
         now = self.clock.now()
         if lookers := self._lookers(now):
             return partial(self._look_around, lookers[0])
-        ready = next((each for each in self.processes.values() if self._has_work(each, now)), None)
+        ready = next((each for each in self.processes.values() if self._has_work(each, now)), self._with_leftovers(now))
         return None if ready is None else partial(self._step, ready)
 
     async def _pass(self, crossing: Crossing) -> None:

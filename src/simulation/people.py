@@ -61,7 +61,7 @@ class ApiRole:
     async def begin(self) -> None:
         """It keeps nothing."""
 
-    async def step(self, *, news: bool = True) -> int:
+    async def step(self, *, news: bool = True, timers: bool = True) -> int:
         done = 0
         while self._client.pending:
             request = self._client.pending[0]

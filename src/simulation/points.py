@@ -181,7 +181,7 @@ class _Struck(Enacted):
                 self.traffic.release(crossing, Verdict.LOSE)
             case PointKind.REPLY_LOST:
                 self.traffic.release(crossing, Verdict.SWALLOW)
-                self.moves += 1
+                self.stir()
             case PointKind.AFTER_EFFECT:
                 self.traffic.release(crossing, Verdict.FREEZE)
                 await self.traffic.rest()

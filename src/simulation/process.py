@@ -80,8 +80,8 @@ class Process:
         self.state = State.STARTING
         self.paused_until: Instant = 0
         self.retry_at: Instant = 0
-        self.moves = -1
-        """How many appends there had been when it was stepped last."""
+        self.moves = self.wakes = -1
+        """How many appends, and how many with something for a worker, there had been when it was stepped last."""
         self.error: BaseException | None = None
         self._timer = SimulatedTimer(clock)
         self.log: EventLog | None = None
@@ -109,9 +109,11 @@ class Process:
     def begin(self) -> None:
         self._run(self._start(), State.STARTING)
 
-    def step(self, *, news: bool) -> None:
-        """`news`: something may have been appended since the last step."""
-        self._run(self._step(news=news or self._setbacks > 0), State.STEPPING)
+    def step(self, *, news: bool, timers: bool) -> None:
+        """`news`: something may have been appended since the last step; `timers`: some strategy's time may have
+        come."""
+        unsure = self._setbacks > 0
+        self._run(self._step(news=news or unsure, timers=timers or unsure), State.STEPPING)
 
     def look(self) -> None:
         """Bears witness, beside whatever it does."""
@@ -192,7 +194,7 @@ class Process:
         desk = self._make_desk(self.log, self)
         role = self._equip(desk, self)
         await role.begin()
-        self.role, self.moves = role, -1  # whatever has come meanwhile is news to it
+        self.role, self.moves, self.wakes = role, -1, -1  # whatever has come meanwhile is news to it
 
     async def _open(self) -> EventLog:
         while True:
@@ -220,11 +222,11 @@ class Process:
                         member=self.name,
                     )
 
-    async def _step(self, *, news: bool) -> None:
+    async def _step(self, *, news: bool, timers: bool) -> None:
         if self.role is None:
             await self._start()
             return
-        await self.role.step(news=news)
+        await self.role.step(news=news, timers=timers)
 
     async def _bear_witness(self, witness: Witness) -> None:
         """As every process does beside its work: has anybody joined, is Redis the one that it was, and the log no

@@ -17,8 +17,9 @@ from domain.values import DAY, SECOND, Duration, Instant, Tick
 from eventstore.archive import PostgresArchive
 from eventstore.archive_tables import seal_keys
 from eventstore.entries import check_log
-from eventstore.envelope import Recorded
+from eventstore.envelope import Recorded, decode
 from eventstore.errors import LogHole, LogUnavailable
+from eventstore.following import Tail, verify
 from eventstore.log import EventLog
 from eventstore.seal_trust import key_id, public_bytes
 from eventstore.sealing import Sealing
@@ -48,6 +49,7 @@ SILENCE: Final[Duration] = 25 * SECOND
 SEALING_KEY: Final = Ed25519PrivateKey.from_private_bytes(b"simulated worlds have no secrets")
 AGAIN: Final[Duration] = SECOND // 5
 """After so long a worker takes up again what it could not handle."""
+PAGE: Final = 256
 KEPT_HOT: Final[Duration] = 20 * SECOND
 
 
@@ -58,9 +60,9 @@ class Role(Protocol):
         """As at every start. Raises LogUnavailable, LogLost."""
         ...
 
-    async def step(self, *, news: bool = True) -> int:
-        """Everything that can be done now; how much that was. Without `news` nothing was appended since the last step.
-        Raises LogUnavailable, LogLost, what outages raise."""
+    async def step(self, *, news: bool = True, timers: bool = True) -> int:
+        """Everything that can be done now; how much that was. Without `news` nothing was appended since the last step,
+        without `timers` no strategy's time has come. Raises LogUnavailable, LogLost, what outages raise."""
         ...
 
     def due(self) -> Instant | None:
@@ -79,13 +81,22 @@ class WorkerRole:
         self.worker = Worker(desk, consumer=name, sends_by_hand=False, on_trouble=self._in_trouble)
         self._clock = desk.clock
         self._again_at: Instant | None = None
+        self._own = True
+        """Something may be pending for it."""
 
     async def begin(self) -> None:
         """A worker has nothing to load."""
 
-    async def step(self, *, news: bool = True) -> int:
-        self._again_at = None
-        return await self.worker.step()
+    async def step(self, *, news: bool = True, timers: bool = True) -> int:
+        self._again_at, own = None, self._own
+        self._own = True  # unless all goes well
+        done = await self.worker.step(own=own, timers=timers)
+        self._own = self._again_at is not None
+        return done
+
+    def inherit(self) -> None:
+        """What another had in hand is now pending for this one."""
+        self._own = True
 
     def due(self) -> Instant | None:
         """What could not be handled is handled again soon; all else comes from the log."""
@@ -99,25 +110,43 @@ class WorkerRole:
 
 
 class _Follower:
-    """Loads the live states, then follows the log a step at a time."""
+    """Loads the live states, then follows the log a step at a time: as `eventstore.following` does, without a wait."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.log = desk.log
         self.clock: Clock = desk.clock
         self._position = 0
+        self._tail: Tail | None = None
 
     async def news(self) -> list[Recorded]:
         """What came since the last call."""
         found: list[Recorded] = []
         try:
-            async for recorded in self.log.read(after=self._position):
-                self._position = recorded.position
-                self.log.seen = max(self.log.seen, recorded.position)
-                found.append(recorded)
-        except LogHole as hole:  # as `follow` does: the log was lost meanwhile, or it is looked at once more
-            await check_log(self.log, self.log.seen)
+            if self._tail is not None:
+                try:
+                    found = [decode(raw) for raw in await self._tail.look(wait=False)]
+                except LogHole:  # trimmed meanwhile: the archive may have it
+                    self._tail = None
+            if self._tail is None:
+                found = await self._caught_up()
+        except LogUnavailable:
+            self._tail = None
+            raise
+        if found:
+            self._position = found[-1].position
+            self.log.seen = max(self.log.seen, self._position)
+        return found
+
+    async def _caught_up(self) -> list[Recorded]:
+        log = self.log
+        await verify(log.redis, log.keys, log.epoch, self._position)
+        try:
+            found = [recorded async for recorded in log.read(after=self._position)]
+        except LogHole as hole:  # the log was lost meanwhile, or it is looked at once more
+            await check_log(log, log.seen)
             raise LogUnavailable(str(hole)) from hole
+        self._tail = Tail(log.redis, log.keys, log.epoch, found[-1].position if found else self._position, PAGE)
         return found
 
     def drop(self) -> None:
@@ -131,7 +160,7 @@ class SchedulerRole(_Follower):
             self.log, self.clock, Timetable.from_states(states), buy_late_limit=self.desk.policy.buy_late_limit
         )
 
-    async def step(self, *, news: bool = True) -> int:
+    async def step(self, *, news: bool = True, timers: bool = True) -> int:
         found = await self.news() if news else []
         for recorded in found:
             self.scheduler.apply(recorded)
@@ -166,7 +195,7 @@ class MarketRole(_Follower):
         )
         await self.listener.begin()
 
-    async def step(self, *, news: bool = True) -> int:
+    async def step(self, *, news: bool = True, timers: bool = True) -> int:
         done = 0
         for recorded in await self.news() if news else []:
             await self.listener.on_event(recorded)
@@ -212,7 +241,7 @@ class UpdatesRole(_Follower):
         self._position, states, _ = await live_states(self.log)
         self.orders.start(states)
 
-    async def step(self, *, news: bool = True) -> int:
+    async def step(self, *, news: bool = True, timers: bool = True) -> int:
         done, now = 0, self.clock.now()
         for recorded in await self.news() if news else []:
             if (user_id := self.orders.apply(recorded)) is not None:
@@ -279,7 +308,7 @@ class ArchiveRole:
     async def begin(self) -> None:
         """It finds its place by itself."""
 
-    async def step(self, *, news: bool = True) -> int:
+    async def step(self, *, news: bool = True, timers: bool = True) -> int:
         now = self._clock.now()
         done = await self.projector.step()
         done += await self.projector.seal()

@@ -9,6 +9,7 @@ from eventstore.keys import GROUP, Keys
 from simulation.faults import Fault
 from simulation.house import POLICY
 from simulation.process import Kind, Process, State
+from simulation.roles import WorkerRole
 from simulation.wire import Crossing, Verdict
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Strikes:
             case Fault.REPLY_LOST if not postgres:
                 self._tell(fault, crossing)
                 self._world.traffic.release(crossing, Verdict.SWALLOW)
-                self._world.moves += 1
+                self._world.stir()
                 return True
             case Fault.ARCHIVE_CALL_LOST if postgres:
                 self._tell(fault, crossing)
@@ -129,7 +130,7 @@ class Strikes:
         await self._world.traffic.rest()
         await process.bury()
         del self._world.processes[process.name]
-        self._world.moves += 1
+        self._world.stir()
         away = self._world.chance.choice((0, SECOND // 2, 3 * SECOND, 20 * SECOND))
         if process.kind is Kind.WORKER and away > IDLE:
             self._world.at(self._world.clock.now() + IDLE, lambda: self._mind(process.name))
@@ -156,5 +157,7 @@ class Strikes:
             if ids := [each["message_id"] for each in pending]:
                 self._world.looker.xclaim(stream, GROUP, heir.name, 0, ids, justid=True)
                 taken += len(ids)
-        heir.moves = -1
+        heir.wakes = -1
+        if isinstance(heir.role, WorkerRole):
+            heir.role.inherit()
         return taken > 0

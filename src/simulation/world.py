@@ -23,6 +23,7 @@ from brokers.port import OrderLimits
 from domain.events import BuyTriggered, SellTriggered, StoplossTriggered
 from domain.values import SECOND, Duration, Instant, Tick
 from eventstore.archive import PostgresArchive
+from eventstore.batch import Appended
 from eventstore.clients import POOL
 from eventstore.envelope import NewEvent, Recorded
 from eventstore.errors import LogLost, LogUnavailable
@@ -111,7 +112,8 @@ class World:
         self.ticks: dict[str, Tick] = {}
         self.strategies = {41 + n: USERS[n % len(USERS)] for n in range(strategies)}
         self.processes: dict[str, Process] = {}
-        self.moves = 0
+        self.moves = self.wakes = 0
+        """How many appends there were, and how many with something for a worker, unheard ones included."""
         self.rounds = 0
         """How often a process has joined, or Redis was restarted: everybody is to look then."""
         self.redis_away_until: Instant = 0
@@ -265,7 +267,10 @@ class World:
         number -= len(steps)
         if number < len(ghosts):
             return lambda: self._haunt(ghosts[number])
-        return (lambda: self._look_around(lookers[number - len(ghosts)])) if lookers else None
+        if lookers:
+            return lambda: self._look_around(lookers[number - len(ghosts)])
+        idle = self._with_leftovers(now)
+        return None if idle is None else lambda: self._step(idle)
 
     def _lookers(self, now: Instant) -> list[Process]:
         joining = any(each.joins for each in self.processes.values())
@@ -286,17 +291,29 @@ class World:
             return True
         if process.state is State.WAITING:
             return False
-        if process.kind is Kind.WORKER and self._next_timer is not None and self._next_timer <= now:
-            return True
+        if process.kind is Kind.WORKER:
+            return self._timers_are_due(now) or process.wakes != self.wakes
         if process.kind is Kind.MARKET and isinstance(process.role, MarketRole) and process.role.inbox:
             return True
         return process.kind is not Kind.ARCHIVE and process.kind is not Kind.API and process.moves != self.moves
 
     async def _step(self, process: Process) -> None:
-        if process.kind is Kind.WORKER and self._next_timer is not None and self._next_timer <= self.clock.now():
+        timers = process.kind is Kind.WORKER and self._timers_are_due(self.clock.now())
+        if timers:
             self._next_timer = None
-        news, process.moves = process.moves != self.moves, self.moves
-        process.step(news=news)
+        news, process.moves, process.wakes = process.moves != self.moves, self.moves, self.wakes
+        process.step(news=news, timers=timers)
+
+    def _timers_are_due(self, now: Instant) -> bool:
+        return self._next_timer is not None and self._next_timer <= now
+
+    def _with_leftovers(self, now: Instant) -> Process | None:
+        """A worker that may fetch what needs no reaction, now that nobody has anything better to do."""
+        for process in self.processes.values():
+            stale = process.kind is Kind.WORKER and process.state is State.IDLE and process.moves != self.moves
+            if stale and process.paused_until <= now:
+                return process
+        return None
 
     async def _look_around(self, process: Process) -> None:
         process.look()
@@ -327,7 +344,12 @@ class World:
             await ghost.write()
         except (LogUnavailable, LogLost):
             pass  # nobody waits for the answer
+        self.stir()
+
+    def stir(self, *, wakes: bool = True) -> None:
+        """Something may have been appended; `wakes`: also something for a worker."""
         self.moves += 1
+        self.wakes += wakes
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
@@ -375,12 +397,17 @@ class World:
             if self._repeatable(events) and self.faults.happens(Fault.WRITE_LATE, 0.1):
                 later(events, how)
                 raise LogUnavailable("no answer; the write is still on its way")
+            wakes = any(each.event.wakes for each in events)
             try:
-                return await inner(events, **how)
-            finally:
-                self.moves += 1
-                if self._repeatable(events) and self.faults.happens(Fault.MESSAGE_REPEATED, 0.1):
-                    later(events, how)
+                result = await inner(events, **how)
+            except BaseException:
+                self.stir()
+                raise
+            if isinstance(result, Appended) and result.positions:
+                self.stir(wakes=wakes)
+            if self._repeatable(events) and self.faults.happens(Fault.MESSAGE_REPEATED, 0.1):
+                later(events, how)
+            return result
 
         log.append = append  # type: ignore[method-assign]
         return Desk(
