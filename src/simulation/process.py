@@ -122,6 +122,7 @@ class Process:
         with self.wire.inside():
             work = self._bear_witness(self._witness)
             self._looking = asyncio.get_running_loop().create_task(work, name=f"{self.name} looks")
+        self.wire.aside = self._looking
 
     def wants_to_look(self, now: Instant, *, joining: bool) -> bool:
         """Whether somebody has joined or Redis was restarted since it looked last; or somebody is `joining` and waits

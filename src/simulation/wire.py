@@ -108,7 +108,7 @@ class Traffic:
         if not self._flying:
             return False
         parked = {each.task for each in self.parked}
-        waiting = {each.wire for each in self.parked}
+        waiting = {each.wire for each in self.parked if each.task is not each.wire.aside}
         return any(not self._waits(each, parked, waiting) for each in self._flying)
 
     def _waits(self, crossing: Crossing, parked: "set[asyncio.Task[Any]]", waiting: "set[Wire]") -> bool:
@@ -117,7 +117,8 @@ class Traffic:
             return True
         if crossing.what != TRANSACTION:
             return False
-        return crossing.wire in waiting or any(self._clock.asleep(each) for each in crossing.wire.tasks)
+        wire = crossing.wire
+        return wire in waiting or any(self._clock.asleep(each) for each in wire.tasks if each is not wire.aside)
 
 
 class Wire:
@@ -129,6 +130,8 @@ class Wire:
         self.is_cut = False
         self.tasks: dict[asyncio.Task[Any], None] = {}
         """What runs in the process."""
+        self.aside: asyncio.Task[Any] | None = None
+        """What runs beside its work: that it waits does not mean that the work does."""
         self._traffic = traffic
 
     async def enter(self, what: str) -> Crossing:
