@@ -73,9 +73,10 @@ class Enacted(World):
         if self.traffic.parked:
             return partial(self._pass, self.traffic.parked[0])
         now = self.clock.now()
-        if lookers := self._lookers(now):
+        awake = self._awake(now)
+        if lookers := self._lookers(awake, now):
             return partial(self._look_around, lookers[0])
-        ready = next((each for each in self.processes.values() if self._has_work(each, now)), self._with_leftovers(now))
+        ready = next((each for each in awake if self._has_work(each, now)), self._with_leftovers(now))
         return None if ready is None else partial(self._step, ready)
 
     async def _pass(self, crossing: Crossing) -> None:

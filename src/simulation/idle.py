@@ -27,6 +27,17 @@ PATIENCE: Final[Duration] = 15 * SECOND
 EVERY: Final[Duration] = 3 * SECOND
 
 
+ASK: Final = """
+local count, in_hand = tonumber(ARGV[1]), 0
+for i = 1, count do
+  local pending = redis.pcall('XPENDING', KEYS[i], ARGV[2])
+  in_hand = in_hand + (pending.err and 1 or pending[1])
+end
+return {in_hand, unpack(redis.call('MGET', unpack(KEYS, count + 1)))}
+"""
+"""How many messages are in somebody's hands (or groups are gone), and the values of the other keys."""
+
+
 class Idle:
     """`look` whenever nothing moves; it asks Redis past all wires."""
 
@@ -68,17 +79,11 @@ class Idle:
         if not awake:
             return []
         symbols = sorted({state.symbol for state in awake.values()})
-        pipe = self._redis.pipeline(transaction=False)
-        for stream in self._keys.streams.values():
-            pipe.xpending(stream, GROUP)
-        for symbol in symbols:
-            pipe.get(price(symbol))
-        for user_id in self._users:
-            pipe.get(self._keys.halt(user_id))
-            pipe.get(self._keys.foreign(user_id))
-        answers: list[Any] = pipe.execute(raise_on_error=False)
-        in_hand, answers = answers[: len(CLASSES)], answers[len(CLASSES) :]
-        if any(isinstance(each, Exception) or each["pending"] for each in in_hand):  # or the group is gone
+        latches_of = [(self._keys.halt(user_id), self._keys.foreign(user_id)) for user_id in self._users]
+        keys = (*self._keys.streams.values(), *map(price, symbols), *(key for both in latches_of for key in both))
+        answer: Any = self._redis.eval(ASK, len(keys), *keys, len(CLASSES), GROUP)
+        in_hand, *answers = answer
+        if in_hand:
             self._since.clear()
             return []
         prices = dict(zip(symbols, (decode_price(each) for each in answers), strict=False))

@@ -15,6 +15,7 @@ from typing import Any, Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from eventstore.clients import Pool
+from simulation.blocking import BlockingConnection
 from simulation.clock import VirtualClock
 
 __all__ = ["TRANSACTION", "WIRE", "Crossing", "GatedPool", "Traffic", "Verdict", "Wire", "track_tasks"]
@@ -175,6 +176,9 @@ class GatedPool(Pool):
         super().__init__(**settings)
         self._wire = WIRE.get()
         self._crossings: dict[Any, Crossing] = {}
+
+    def make_connection(self) -> BlockingConnection:
+        return BlockingConnection(**self.connection_kwargs)
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         if self._wire is None:

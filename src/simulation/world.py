@@ -252,15 +252,19 @@ class World:
 
     def _choose(self) -> Callable[[], Awaitable[None]] | None:
         now = self.clock.now()
-        crossings = [each for each in self.traffic.parked if self._may_pass(each, now)]
+        awake = self._awake(now)
+        crossings = self.traffic.parked
+        if self.delayed or len(awake) < len(self.processes):
+            crossings = [each for each in crossings if self._may_pass(each, now)]
         if self._last_wire is not None and self.chance.random() < self._sticky:
             crossings = [each for each in crossings if each.wire is self._last_wire] or crossings
         ghosts = [each for each in self._ghosts if each.at <= now] if self._ghosts else []
-        steps = [each for each in self.processes.values() if each.paused_until <= now and self._has_work(each, now)]
-        lookers = self._lookers(now)
+        steps = [each for each in awake if self._has_work(each, now)]
+        lookers = self._lookers(awake, now)
         number = self.chance.randrange(len(crossings) + len(steps) + len(ghosts) + len(lookers) or 1)
         if number < len(crossings):
-            return lambda: self._pass(crossings[number])
+            crossing = crossings[number]
+            return lambda: self._pass(crossing)
         number -= len(crossings)
         if number < len(steps):
             return lambda: self._step(steps[number])
@@ -272,9 +276,11 @@ class World:
         idle = self._with_leftovers(now)
         return None if idle is None else lambda: self._step(idle)
 
-    def _lookers(self, now: Instant) -> list[Process]:
+    def _awake(self, now: Instant) -> list[Process]:
+        return [each for each in self.processes.values() if each.paused_until <= now]
+
+    def _lookers(self, awake: Sequence[Process], now: Instant) -> list[Process]:
         joining = any(each.joins for each in self.processes.values())
-        awake = [each for each in self.processes.values() if each.paused_until <= now]
         return [each for each in awake if each.wants_to_look(now, joining=joining)]
 
     def _may_pass(self, crossing: Crossing, now: Instant) -> bool:
