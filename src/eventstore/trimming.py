@@ -111,15 +111,16 @@ async def _groups(log: EventLog, stream: str) -> list[_Group]:
     if isinstance(described, Exception):
         raise described
     groups = [dict(zip(group[::2], group[1::2], strict=True)) for group in described]
-    pendings = await _answers(log, [("XPENDING", stream, group[b"name"]) for group in groups])
-    return [
-        _Group(
-            group[b"name"].decode(errors="replace"),
-            _position(group[b"last-delivered-id"]),
-            _position(oldest) if oldest is not None else None,
-        )
-        for group, (_, oldest, *_) in zip(groups, pendings, strict=True)
-    ]
+    found = []
+    pendings = await commands(log.redis, [("XPENDING", stream, group[b"name"]) for group in groups])
+    for group, pending in zip(groups, pendings, strict=True):
+        if isinstance(pending, ResponseError) and str(pending).startswith("NOGROUP"):
+            continue  # it is gone since the first look
+        if isinstance(pending, Exception):
+            raise pending
+        oldest = pending[1] and _position(pending[1])
+        found.append(_Group(group[b"name"].decode(errors="replace"), _position(group[b"last-delivered-id"]), oldest))
+    return found
 
 
 async def _make_sure(archive: PostgresArchive, after: int, upto: int) -> None:

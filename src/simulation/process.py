@@ -94,6 +94,8 @@ class Process:
         self._make_desk = desk
         self._equip = equip
         self._writer = writer
+        self._opened = 0
+        """How often the log was opened; each time it writes under another name, as real processes do."""
         self._rounds = rounds
         self._witness: Witness | None = None
         self.looked = -1
@@ -199,12 +201,13 @@ class Process:
 
     async def _open(self) -> EventLog:
         while True:
+            self._opened += 1
             try:
                 return await open_log(
                     self._redis_url,
                     clock=self.clock,
                     defaults=DEFAULTS,
-                    writer=self._writer,
+                    writer=self._writer if self._opened == 1 else f"{self._writer}.{self._opened}",
                     allow_weak=True,
                     archive=self._archive,
                     random=self._random,

@@ -196,13 +196,13 @@ class MarketRole(_Follower):
         await self.listener.begin()
 
     async def step(self, *, news: bool = True, timers: bool = True) -> int:
-        done = 0
+        done, looked_at = 0, self.clock.now()
         for recorded in await self.news() if news else []:
             await self.listener.on_event(recorded)
             done += 1
         while self.inbox:
             batch = self.inbox.pop(0)
-            self._unsure += self._counting(batch)
+            self._unsure += self._counting(batch, looked_at)
             await self.listener.on_ticks(batch)
             done += 1
         self._looked_at = self.clock.now()
@@ -211,10 +211,10 @@ class MarketRole(_Follower):
         self._unsure.clear()
         return done
 
-    def _counting(self, batch: Sequence[Tick]) -> list[Trade]:
-        """The trades that can be held against it: none that is broken or late. They count from a little before it got
-        them, so that they are not held against what was armed while it looked."""
-        counting, at = [], self.clock.now() - SECOND
+    def _counting(self, batch: Sequence[Tick], looked_at: Instant) -> list[Trade]:
+        """The trades that can be held against it: none that is broken or late. They count from a little before it
+        looked at the log, so that they are not held against what was armed later."""
+        counting, at = [], looked_at - SECOND
         for tick in batch:
             if tick.price.is_finite() and tick.price > 0 and tick.at >= self._newest.get(tick.symbol, 0):
                 self._newest[tick.symbol] = tick.at
