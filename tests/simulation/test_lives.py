@@ -14,7 +14,7 @@ from simulation.lives import live
 from simulation.stage import Stage, open_stage
 from tests.simulation.living import SEEDS, lived
 
-FIRSTS, EACH = (1, 26, 101), 25
+FIRSTS, EACH = tuple(range(1, 201, 25)), 25
 TOTAL = LivesReport(fired={str(fault): 0 for fault in Fault})
 
 
