@@ -119,7 +119,11 @@ class Traffic:
         if crossing.what != TRANSACTION:
             return False
         wire = crossing.wire
-        return wire in waiting or any(self._clock.asleep(each) for each in wire.tasks if each is not wire.aside)
+        return (
+            wire.is_frozen
+            or wire in waiting
+            or any(self._clock.asleep(each) for each in wire.tasks if each is not wire.aside)
+        )
 
 
 class Wire:
@@ -129,6 +133,8 @@ class Wire:
         self.name = name
         self.number = 0
         self.is_cut = False
+        self.is_frozen = False
+        """It is about to be cut, and waits for nothing any more."""
         self.tasks: dict[asyncio.Task[Any], None] = {}
         """What runs in the process."""
         self.aside: asyncio.Task[Any] | None = None
@@ -150,6 +156,7 @@ class Wire:
         """The answer has come. When the verdict is SWALLOW it must not be told."""
         self._traffic.land(crossing)
         if crossing.verdict is Verdict.FREEZE:
+            self.is_frozen = True
             await _for_ever()
 
     def cut(self) -> None:
