@@ -10,6 +10,9 @@ from domain.values import HOUR
 
 __all__ = ["failures", "lives_of", "proof"]
 
+SEEDS: Final = 20_000
+RATE: Final = 20
+"""What the campaign is to reach: lives, and strategy-days a second."""
 EXPECTED: Final = ("histories", "rolling", "processes", "points", "doubles", "planted", "aof")
 
 
@@ -69,13 +72,13 @@ def _lives(lives: LivesReport) -> list[str]:
         return []
     rate = lives.strategy_days / lives.seconds if lives.seconds else 0.0
     rows = [
-        ("seeds", f"{lives.lives:,}"),
+        ("seeds", _against(lives.lives, SEEDS, f"{lives.lives:,}", f"{SEEDS:,}")),
         ("strategy-days", f"{lives.strategy_days:,}"),
         ("virtual hours", f"{lives.virtual / HOUR:,.0f}"),
         ("orders", f"{lives.orders:,}"),
         ("events", f"{lives.events:,}"),
         ("calls to Redis, PostgreSQL and the broker", f"{lives.calls:,}"),
-        ("strategy-days a second in one process, as run", f"{rate:.1f}"),
+        ("strategy-days a second in one process, as run", _against(rate, RATE, f"{rate:.1f}", f"{RATE}")),
         ("seeds with a violation", f"{len(lives.broken):,}"),
     ]
     return [
@@ -92,6 +95,10 @@ def _lives(lives: LivesReport) -> list[str]:
         *_table(("event", "times"), [(name, f"{count:,}") for name, count in lives.types.items()]),
         "",
     ]
+
+
+def _against(value: float, goal: float, told: str, goal_told: str) -> str:
+    return f"{told} (goal {goal_told}{'' if value >= goal else ': **missed**'})"
 
 
 def _points(results: Mapping[str, Any]) -> list[str]:
