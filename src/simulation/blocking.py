@@ -22,10 +22,10 @@ class BlockingConnection(UnixDomainSocketConnection):
 
     def __init__(self, *, path: str, db: int = 0, **settings: Any) -> None:
         super().__init__(path=path, db=db, **settings)
-        kept = ("socket_timeout", "socket_connect_timeout", "protocol")
+        kept = ("socket_timeout", "socket_connect_timeout", "protocol", "driver_info")
         own: dict[str, Any] = {name: settings[name] for name in kept if name in settings}
         make: Any = Blocking
-        self._there = make(path=path, db=db, retry=Retry(NoBackoff(), 0), lib_name=None, lib_version=None, **own)
+        self._there = make(path=path, db=db, retry=Retry(NoBackoff(), 0), **own)
 
     @property
     def is_connected(self) -> bool:

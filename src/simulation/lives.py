@@ -43,7 +43,7 @@ def live(stage: Stage, seed: int, enabled: Collection[Fault] = EVERY, *, days: i
     """One life, the same for the same seed, faults and days. One that hangs is broken off and told of."""
     begun = time.perf_counter()
     world = World(stage, seed, enabled, days=days)
-    asyncio.run(_within(world, HANGS))
+    stage.run(_within(world, HANGS))
     types: Counter[str] = Counter(record.event.type for record in world.history) or world.watch.types
     return Life(
         seed=seed,

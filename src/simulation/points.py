@@ -84,7 +84,7 @@ class Point(Struct, frozen=True, kw_only=True):
 def calls(stage: Stage, scenario: Scenario) -> list[str]:
     """The calls of the scenario's window when none fails, in their order: the n-th is struck first by `points`' n."""
     run = _Struck(stage, scenario, ())
-    asyncio.run(_within(run, HANGS))
+    stage.run(_within(run, HANGS))
     if run.found:
         raise AssertionError(f"without any fault {scenario.name} violates: {run.found}")
     return run.names
@@ -127,7 +127,7 @@ def enact(stage: Stage, scenario: Scenario, strikes: Sequence[Strike] = ()) -> P
     """One run. One that hangs is broken off and told of."""
     begun = time.perf_counter()
     run = _Struck(stage, scenario, strikes)
-    asyncio.run(_within(run, HANGS))
+    stage.run(_within(run, HANGS))
     outcome = run.outcome
     return Point(
         scenario=scenario.name,

@@ -2,10 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -41,7 +42,7 @@ class Stage:
         # with few rows faster than to truncate them; all in one go
         self._empty = sql.SQL(";").join(sql.SQL("DELETE FROM {}").format(sql.Identifier(name)) for name in tables)
         self._connection: psycopg.Connection | None = None
-        self._dirty = True
+        self._runner = asyncio.Runner()
 
     @property
     def redis_url(self) -> str:
@@ -83,10 +84,16 @@ class Stage:
             self._connection = psycopg.connect(self._postgres_url, autocommit=True)
         return self._connection
 
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """To its end, and nothing of it is left over. All of it in one event loop, whose connections to PostgreSQL are
+        kept from life to life: to make one takes longer than what most of them do."""
+        self._runner.run(_alone(work), context=copy_context())
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        asyncio.run(self.engine.dispose())
+        self._runner.run(self.engine.dispose())
+        self._runner.close()
 
     # --- what happens to Redis ---------------------------------------------------------------------------------------
 
@@ -104,6 +111,16 @@ class Stage:
     def empty_redis(self) -> None:
         with self.client() as client:
             client.flushall()
+
+
+async def _alone(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    finally:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 @contextmanager

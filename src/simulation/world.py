@@ -164,7 +164,6 @@ class World:
             await self._let_go()
             self.looker.close()
             self.book.close()
-            await self.stage.engine.dispose(close=False)
 
     async def _let_go(self) -> None:
         """No process is left."""
