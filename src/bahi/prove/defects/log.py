@@ -117,7 +117,7 @@ DEFECTS: Final = (
     Defect(
         name="own-pending-forgotten",
         what="after a restart a worker asks for new messages only, not for those it had taken",
-        changes=(Edit(Lanes.step, "= entries\n                await", "= []\n                await"),),
+        changes=(Edit(Lanes.step, "if own:", "if own and False:"),),
         faults=CALLS,
         by=("idle", "liveness"),
     ),
