@@ -300,13 +300,14 @@ class Lanes:
             if urgent is None:
                 break
             taken += 1
-            await self._one(redis, inboxes[urgent], held[urgent].pop(0))
+            await self._one(inboxes[urgent], held[urgent].pop(0))
+        await self._flush_idle()
         return taken
 
-    async def _one(self, redis: "Redis", inbox: Inbox, entry: Entry) -> None:
+    async def _one(self, inbox: Inbox, entry: Entry) -> None:
         message = entry.message
         if isinstance(message, Delivery) and not self._wakes(message.recorded):
-            await inbox.acknowledge(redis, [message.position])
+            self._idle[inbox.stream].append(message.position)
             return
         try:
             async with self._locks(message.strategy_id):

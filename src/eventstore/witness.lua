@@ -86,6 +86,7 @@ if server and server ~= run then
     if other[2] ~= run then missing[#missing + 1] = other[1] end
   end
   if #missing > 0 then
+    table.sort(missing)
     if said == 'doubt' then return doubt('no answer from', unpack(missing)) end
     return {'Waiting', run, unpack(missing)}
   end
