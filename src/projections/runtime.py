@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec.structs import fields
+from msgspec.structs import astuple, fields
 
 from domain.strategy import State
 from domain.values import DAY, SECOND, Instant, Status
@@ -28,7 +28,12 @@ IN_STRATEGY = frozenset(
 )
 _ONLY_IN_STRATEGY = IN_STRATEGY - {"stop_loss", "stop_revision"}
 _NESTED = frozenset({"past", "order", "tries", "alerted"})
-_FIELDS = tuple(name for name in State.__struct_fields__ if name not in _KEPT_BY_THE_SCRIPT)
+_WRITTEN = tuple(
+    (at, name, name in IN_STRATEGY, name not in _ONLY_IN_STRATEGY)
+    for at, name in enumerate(State.__struct_fields__)
+    if name not in _KEPT_BY_THE_SCRIPT
+)
+_BLANK = astuple(State())
 
 RUNTIME_KEPT = DAY // SECOND
 """Seconds that the final state of a flat run is kept."""
@@ -56,16 +61,17 @@ def encode_change(before: State, after: State, wake_at: Instant | None, *, keep_
     """What to write so that hashes holding `before` hold `after`. A new run replaces the runtime."""
     expired = before.position_in_log == 0  # the script writes it into every runtime
     replace = after.run != before.run or expired
-    old = State() if replace else before
+    was, now = astuple(before), astuple(after)
+    old = _BLANK if replace else was
     strategy_set: dict[str, str] = {}
     strategy_delete: list[str] = []
     runtime_set: dict[str, str] = {}
     runtime_delete: list[str] = []
-    for name in _FIELDS:
-        value = getattr(after, name)
-        if name in IN_STRATEGY and value != getattr(before, name):
+    for at, name, in_strategy, in_runtime in _WRITTEN:
+        value = now[at]
+        if in_strategy and value != was[at]:
             _write(name, value, strategy_set, strategy_delete)
-        if name not in _ONLY_IN_STRATEGY and value != getattr(old, name):
+        if in_runtime and value != old[at]:
             _write(name, value, runtime_set, runtime_delete)
     in_market = after.alive or after.open_quantity != 0 or after.surfaced != 0
     was_in_market = before.alive or before.open_quantity != 0 or before.surfaced != 0
