@@ -212,10 +212,11 @@ class MarketRole(_Follower):
         return done
 
     def _counting(self, batch: Sequence[Tick], looked_at: Instant) -> list[Trade]:
-        """The trades that can be held against it: none that is broken or late. They count from a little before it
-        looked at the log, so that they are not held against what was armed later."""
-        counting, at = [], looked_at - SECOND
-        for tick in batch:
+        """The trades that can be held against it: none that is broken or late, none if it stood still since it looked
+        at the log. They count from a little before it got them, for what was armed while it looked."""
+        now = self.clock.now()
+        counting, at = [], now - SECOND
+        for tick in batch if now <= looked_at + SECOND else ():
             if tick.price.is_finite() and tick.price > 0 and tick.at >= self._newest.get(tick.symbol, 0):
                 self._newest[tick.symbol] = tick.at
                 counting.append((tick.symbol, tick.price, at))
