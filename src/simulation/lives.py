@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from domain.values import Duration
 from simulation.faults import EVERY, Fault
 from simulation.stage import Stage
-from simulation.world import World
+from simulation.world import STRATEGIES, World
 
 __all__ = ["HANGS", "Life", "live"]
 
@@ -24,6 +24,7 @@ class Life(Struct, frozen=True, kw_only=True):
     is how much time passed in it, `calls` how many calls to the outside were made."""
 
     seed: int
+    strategies: int
     found: list[str]
     fired: dict[str, int]
     types: dict[str, int]
@@ -39,14 +40,17 @@ class Life(Struct, frozen=True, kw_only=True):
         return not self.found
 
 
-def live(stage: Stage, seed: int, enabled: Collection[Fault] = EVERY, *, days: int = 1) -> Life:
-    """One life, the same for the same seed, faults and days. One that hangs is broken off and told of."""
+def live(
+    stage: Stage, seed: int, enabled: Collection[Fault] = EVERY, *, strategies: int = STRATEGIES, days: int = 1
+) -> Life:
+    """One life, the same for the same seed, faults, strategies and days. One that hangs is broken off and told of."""
     begun = time.perf_counter()
-    world = World(stage, seed, enabled, days=days)
+    world = World(stage, seed, enabled, strategies=strategies, days=days)
     stage.run(_within(world, HANGS))
     types: Counter[str] = Counter(record.event.type for record in world.history) or world.watch.types
     return Life(
         seed=seed,
+        strategies=strategies,
         found=world.found,
         fired={str(fault): count for fault, count in sorted(world.faults.fired.items())},
         types=dict(sorted(types.items())),

@@ -48,10 +48,12 @@ from simulation.strikes import Strikes
 from simulation.watch import Watch
 from simulation.wire import Crossing, GatedPool, Traffic, Verdict, Wire, track_tasks
 
-__all__ = ["CREW", "World"]
+__all__ = ["CREW", "STRATEGIES", "World"]
 
 MOST: Final = 100_000
 """Turns after which a life counts as one that never comes to rest."""
+STRATEGIES: Final = 5
+"""How many live in a world, unless more are asked for."""
 CREW: Final = (
     ("worker-1", Kind.WORKER),
     ("worker-2", Kind.WORKER),
@@ -81,7 +83,7 @@ class World:
         seed: int,
         enabled: Collection[Fault] = EVERY,
         *,
-        strategies: int = 5,
+        strategies: int = STRATEGIES,
         days: int = 1,
         crew: Sequence[tuple[str, Kind]] = CREW,
     ) -> None:

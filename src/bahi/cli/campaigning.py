@@ -35,6 +35,7 @@ def seeds(
     count: Annotated[int, typer.Option(min=1, help="So many, from there on.")] = 100,
     file: Annotated[Path | None, typer.Option(help="The seeds of this file instead, one in a line.")] = None,
     faults: Annotated[list[str] | None, typer.Option(help="As for bahi simulate.", show_default="all")] = None,
+    strategies: Annotated[int, typer.Option(min=1, help="Of each life.")] = 5,
     days: Annotated[int, typer.Option(min=1, help="Trading days of each life.")] = 1,
     json: Json = False,
 ) -> None:
@@ -65,7 +66,7 @@ def seeds(
             done += 1
             progress(done, len(chosen))
 
-        report = live_all(Path(home), chosen, enabled, days=days, tell=tell)
+        report = live_all(Path(home), chosen, enabled, strategies=strategies, days=days, tell=tell)
     if json:
         print_json(SeedsReport(ok=report.ok, first=first, report=report))
     else:
@@ -135,4 +136,4 @@ def _show(report: LivesReport) -> None:
     show(shown)
     verdict("everything held that must, and every life came to its end", report.ok)
     for broken in report.broken[:SHOWN]:
-        say(f"bahi simulate --seed {broken.seed}: {broken.found[0]}", indent=2)
+        say(f"{broken.again}: {broken.found[0]}", indent=2)

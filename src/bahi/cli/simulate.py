@@ -14,6 +14,7 @@ __all__ = ["simulate"]
 
 def simulate(
     seed: Annotated[int, typer.Option(help="The same seed lives the same life, to the byte.")],
+    strategies: Annotated[int, typer.Option(min=1, help="Of two users; another number is another life.")] = 5,
     days: Annotated[int, typer.Option(min=1, help="Trading days.")] = 1,
     faults: Annotated[
         list[str] | None,
@@ -40,7 +41,7 @@ def simulate(
     except UnknownFault as error:
         fail(str(error))
     with sorry(), tempfile.TemporaryDirectory(prefix="bahi-sim-") as home, open_stage(Path(home)) as stage:
-        life = live(stage, seed, enabled, days=days)
+        life = live(stage, seed, enabled, strategies=strategies, days=days)
     with until_closed(CHECK_FAILED if life.found else 0):
         if json:
             print_json(life)

@@ -9,15 +9,23 @@ from domain.values import Duration
 from simulation.faults import EVERY, Fault
 from simulation.lives import Life, live
 from simulation.stage import open_stage
+from simulation.world import STRATEGIES
 
 __all__ = ["Broken", "LivesReport", "add_up", "live_all", "read_seeds"]
 
 
 class Broken(Struct, frozen=True, kw_only=True):
-    """A life in which something was violated; its story is had again with `bahi simulate --seed`."""
+    """A life in which something was violated."""
 
     seed: int
+    strategies: int = STRATEGIES
     found: list[str]
+
+    @property
+    def again(self) -> str:
+        """The command that tells its story."""
+        many = "" if self.strategies == STRATEGIES else f" --strategies {self.strategies}"
+        return f"bahi simulate --seed {self.seed}{many}"
 
 
 class LivesReport(Struct, kw_only=True):
@@ -50,7 +58,7 @@ class LivesReport(Struct, kw_only=True):
         self.fired = _sum(self.fired, life.fired)
         self.types = _sum(self.types, life.types)
         if life.found:
-            self.broken.append(Broken(seed=life.seed, found=life.found))
+            self.broken.append(Broken(seed=life.seed, strategies=life.strategies, found=life.found))
 
 
 def live_all(
@@ -58,6 +66,7 @@ def live_all(
     seeds: Sequence[int],
     enabled: Collection[Fault] = EVERY,
     *,
+    strategies: int = STRATEGIES,
     days: int = 1,
     tell: Callable[[Life], None] = lambda _: None,
 ) -> LivesReport:
@@ -65,7 +74,7 @@ def live_all(
     report = LivesReport(fired={str(fault): 0 for fault in Fault if fault in enabled})
     with open_stage(home) as stage:
         for seed in seeds:
-            life = live(stage, seed, enabled, days=days)
+            life = live(stage, seed, enabled, strategies=strategies, days=days)
             report.take(life)
             tell(life)
     return report

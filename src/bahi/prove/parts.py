@@ -19,6 +19,10 @@ CHUNK: Final = 50
 """Lives per process: so that its start is little of its time, and little is lost when it is broken off."""
 
 
+CROWDED, CROWD = 5, 20
+"""Every so many chunks the lives have so many strategies."""
+
+
 class PartFailed(RuntimeError):
     """A part's command could not do its work; the message has what it said."""
 
@@ -46,9 +50,13 @@ def parts(first: int, lives: int, *, doubles: bool = True) -> list[Part]:
     ]
     if doubles:
         found.append(Part("doubles", (*prove, "points", "--double"), 600))
-    for start in range(first, first + lives, CHUNK):
+    for number, start in enumerate(range(first, first + lives, CHUNK)):
         count = min(CHUNK, first + lives - start)
-        found.append(Part(f"lives-{start:08}", (*prove, "seeds", "--from", str(start), "--count", str(count)), count))
+        args = (*prove, "seeds", "--from", str(start), "--count", str(count))
+        if number % CROWDED:
+            found.append(Part(f"lives-{start:08}", args, count))
+        else:
+            found.append(Part(f"crowds-{start:08}", (*args, "--strategies", str(CROWD)), 3 * count))
     return found
 
 

@@ -16,16 +16,19 @@ RATE: Final = 20
 EXPECTED: Final = ("histories", "rolling", "processes", "points", "doubles", "planted", "aof")
 
 
-def lives_of(results: Mapping[str, Any]) -> LivesReport:
-    """All lives together."""
-    chunks = [value["report"] for name, value in sorted(results.items()) if name.startswith("lives-")]
+KINDS: Final = {"lives-": "5 strategies", "crowds-": "20 strategies"}
+
+
+def lives_of(results: Mapping[str, Any], *kinds: str) -> LivesReport:
+    """The lives of these kinds together, else of all."""
+    chunks = [value["report"] for name, value in sorted(results.items()) if name.startswith(kinds or tuple(KINDS))]
     return add_up([msgspec.convert(each, LivesReport) for each in chunks])
 
 
 def failures(results: Mapping[str, Any]) -> list[str]:
     """What was violated, survived or never happened, each in a line."""
     lives = lives_of(results)
-    found = [f"seed {each.seed}: {each.found[0]}" for each in lives.broken]
+    found = [f"{each.again}: {each.found[0]}" for each in lives.broken]
     if lives.lives:
         found += [f"the fault {name} never struck" for name, count in lives.fired.items() if not count]
     for name in EXPECTED:
@@ -44,7 +47,7 @@ def proof(results: Mapping[str, Any], found: Sequence[str], asked: str, violatio
         "`bahi simulate --seed N`.",
         "",
         *_missing(results),
-        *_lives(lives),
+        *_lives(lives, results),
         *_points(results),
         *_planted(results.get("planted")),
         *_real(results),
@@ -67,10 +70,15 @@ def _missing(results: Mapping[str, Any]) -> list[str]:
     return [f"**Not run in this campaign: {', '.join(lacking)}.** What stands here says nothing of them.", ""]
 
 
-def _lives(lives: LivesReport) -> list[str]:
+def _lives(lives: LivesReport, results: Mapping[str, Any]) -> list[str]:
     if not lives.lives:
         return []
-    rate = lives.strategy_days / lives.seconds if lives.seconds else 0.0
+    rates = []
+    for kind, name in KINDS.items():
+        some = lives_of(results, kind)
+        rate = some.strategy_days / some.seconds if some.seconds else 0.0
+        told = _against(rate, RATE, f"{rate:.1f}", f"{RATE}")
+        rates.append((f"strategy-days a second in one process, lives of {name}, as run", told))
     rows = [
         ("seeds", _against(lives.lives, SEEDS, f"{lives.lives:,}", f"{SEEDS:,}")),
         ("strategy-days", f"{lives.strategy_days:,}"),
@@ -78,7 +86,7 @@ def _lives(lives: LivesReport) -> list[str]:
         ("orders", f"{lives.orders:,}"),
         ("events", f"{lives.events:,}"),
         ("calls to Redis, PostgreSQL and the broker", f"{lives.calls:,}"),
-        ("strategy-days a second in one process, as run", _against(rate, RATE, f"{rate:.1f}", f"{RATE}")),
+        *rates,
         ("seeds with a violation", f"{len(lives.broken):,}"),
     ]
     return [
