@@ -84,13 +84,14 @@ def everything(
         Path, typer.Option("--home", help="Where the results are kept: a campaign that was broken off goes on there.")
     ] = Path(".bahi/prove"),
     report: Annotated[Path | None, typer.Option(help="Write the document into this file.")] = None,
+    run: Annotated[bool, typer.Option("--run/--no-run", help="Else only tell what was kept so far.")] = True,
     json: Json = False,
 ) -> None:
     """The whole campaign: lives, crash points, planted defects, real processes, cut files, versions, golden histories.
 
     Takes hours. Exits with 1 when something was violated, a planted defect survived, or a fault never struck.
     """
-    from bahi.prove.parts import PartFailed, parts, run_parts
+    from bahi.prove.parts import PartFailed, kept, parts, run_parts
     from bahi.prove.proof import failures, lives_of, proof
 
     wanted = parts(first, lives)
@@ -101,11 +102,13 @@ def everything(
     home.mkdir(parents=True, exist_ok=True)
     with sorry(), bar("campaign", unit="lives' worth", hidden=json) as progress:
         try:
-            results = asyncio.run(run_parts(home, wanted, jobs, progress))
+            results = asyncio.run(run_parts(home, wanted, jobs, progress)) if run else kept(home, wanted)
         except BaseExceptionGroup as failed:
             fail("; ".join(str(error) for error in failed.exceptions))
         except PartFailed as error:
             fail(str(error))
+    if not results:
+        fail(f"nothing is kept in {home}: leave --no-run out")
     found = failures(results)
     if report is not None:
         asked = f"bahi prove all --seeds {lives} --from {first} --jobs {jobs}"

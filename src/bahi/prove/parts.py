@@ -13,14 +13,17 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-__all__ = ["CHUNK", "Part", "PartFailed", "parts", "run_parts"]
+from simulation.points import PointKind
+from simulation.scenarios import SCENARIOS
+
+__all__ = ["CHUNK", "Part", "PartFailed", "kept", "parts", "run_parts"]
 
 CHUNK: Final = 50
 """Lives per process: so that its start is little of its time, and little is lost when it is broken off."""
-
-
 CROWDED, CROWD = 5, 20
 """Every so many chunks the lives have so many strategies."""
+CUTS, CUTS_EACH = 1_500, 100
+"""About how many cuts there are of an append-only file, and how many a part makes; the last makes the rest."""
 
 
 class PartFailed(RuntimeError):
@@ -37,19 +40,23 @@ class Part(Struct, frozen=True):
     alone: bool = False
 
 
-def parts(first: int, lives: int, *, doubles: bool = True) -> list[Part]:
+def parts(first: int, lives: int) -> list[Part]:
     """Of a whole campaign whose lives begin with the seed `first`; the long ones come last."""
     prove = ("prove",)
     found = [
         Part("histories", ("history", "check"), 10),
         Part("rolling", (*prove, "rolling"), 100, alone=True),
         Part("processes", (*prove, "processes", "--runs", "5"), 300, alone=True),
-        Part("points", (*prove, "points"), 600),
         Part("planted", (*prove, "planted"), 600),
-        Part("aof", (*prove, "aof"), 600),
     ]
-    if doubles:
-        found.append(Part("doubles", (*prove, "points", "--double"), 600))
+    for scenario in SCENARIOS:
+        for kind in PointKind:
+            args = (*prove, "points", "--scenario", scenario, "--kind", str(kind))
+            found.append(Part(f"points-{scenario}-{kind}", args, 80))
+    for start in range(0, CUTS, CUTS_EACH):
+        last = ("--to", str(start + CUTS_EACH)) if start + CUTS_EACH < CUTS else ()
+        found.append(Part(f"aof-{start:04}", (*prove, "aof", "--from", str(start), *last), 2 * CUTS_EACH))
+    found.append(Part("doubles", (*prove, "points", "--double"), 600))
     for number, start in enumerate(range(first, first + lives, CHUNK)):
         count = min(CHUNK, first + lives - start)
         args = (*prove, "seeds", "--from", str(start), "--count", str(count))
@@ -90,10 +97,15 @@ async def run_parts(home: Path, wanted: Sequence[Part], jobs: int, tell: Callabl
     return results
 
 
+def kept(home: Path, wanted: Sequence[Part]) -> dict[str, Any]:
+    """The results that are there, by part."""
+    files = {part.name: home / f"{part.name}.json" for part in wanted}
+    return {name: msgspec.json.decode(file.read_bytes()) for name, file in files.items() if file.exists()}
+
+
 async def _result(home: Path, part: Part) -> Any:
-    kept = home / f"{part.name}.json"
-    if kept.exists():
-        return msgspec.json.decode(kept.read_bytes())
+    if done := kept(home, [part]):
+        return done[part.name]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", "from bahi.cli.main import app; app()", *part.args, "--json"),
         stdin=asyncio.subprocess.DEVNULL,
@@ -106,7 +118,7 @@ async def _result(home: Path, part: Part) -> Any:
         said = err.decode(errors="replace").strip()[-2000:]
         raise PartFailed(f"bahi {' '.join(part.args)} ended with {process.returncode}: {said}")
     result = msgspec.json.decode(lines[-1])
-    partly = kept.with_suffix(".part")
+    partly = home / f"{part.name}.part"
     partly.write_bytes(lines[-1])
-    partly.replace(kept)
+    partly.replace(home / f"{part.name}.json")
     return result

@@ -31,10 +31,15 @@ def failures(results: Mapping[str, Any]) -> list[str]:
     found = [f"{each.again}: {each.found[0]}" for each in lives.broken]
     if lives.lives:
         found += [f"the fault {name} never struck" for name, count in lives.fired.items() if not count]
-    for name in EXPECTED:
-        if name in results and not results[name].get("ok", not results[name].get("violations")):
+    for name, result in sorted(results.items()):
+        if not name.startswith(tuple(KINDS)) and not result.get("ok", not result.get("violations")):
             found.append(f"{name}: see its table")
     return found
+
+
+def _of(results: Mapping[str, Any], name: str) -> list[Any]:
+    """The results of a part, or of all the parts that it was parted into."""
+    return [result for each, result in sorted(results.items()) if each == name or each.startswith(f"{name}-")]
 
 
 def proof(results: Mapping[str, Any], found: Sequence[str], asked: str, violations: str) -> str:
@@ -64,7 +69,7 @@ def proof(results: Mapping[str, Any], found: Sequence[str], asked: str, violatio
 
 
 def _missing(results: Mapping[str, Any]) -> list[str]:
-    lacking = [name for name in EXPECTED if name not in results]
+    lacking = [name for name in EXPECTED if not _of(results, name)]
     if not lacking:
         return []
     return [f"**Not run in this campaign: {', '.join(lacking)}.** What stands here says nothing of them.", ""]
@@ -112,7 +117,7 @@ def _against(value: float, goal: float, told: str, goal_told: str) -> str:
 def _points(results: Mapping[str, Any]) -> list[str]:
     text: list[str] = []
     for name, title in (("points", "Crash points"), ("doubles", "Two crash points in one run")):
-        if (result := results.get(name)) is None:
+        if not (parts := _of(results, name)):
             continue
         rows = [
             (
@@ -121,6 +126,7 @@ def _points(results: Mapping[str, Any]) -> list[str]:
                 "10 s" if row["persistent"] else "once",
                 *(f"{row[each]:,}" for each in ("points", "fired", "otherwise", "violations")),
             )
+            for result in parts
             for row in result["rows"]
         ]
         text += [
@@ -171,10 +177,11 @@ def _real(results: Mapping[str, Any]) -> list[str]:
             *_table(("fault", "struck"), [(name, f"{count:,}") for name, count in result["fired"].items()]),
             "",
         ]
-    if (result := results.get("aof")) is not None:
+    if parts := _of(results, "aof"):
+        run, violations = sum(each["run"] for each in parts), sum(len(each["violations"]) for each in parts)
         text += [
-            f"`bahi prove aof`: {result['run']:,} of {result['cuts']:,} cuts of an append-only file with "
-            f"{result['events']:,} events; {len(result['violations'])} violations.",
+            f"`bahi prove aof`: {run:,} of {parts[0]['cuts']:,} cuts of an append-only file, after and within every "
+            f"command; {violations} violations.",
             "",
         ]
     if (result := results.get("rolling")) is not None:
