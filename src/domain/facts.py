@@ -38,7 +38,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     buy_late_limit: Duration = 30 * SECOND
     price_max_age: Duration = 60 * SECOND
     session_patience: Duration = 5 * SECOND
-    """How often shares that wait for the user to connect the broker again are looked at."""
+    """How often shares that wait for the user to connect the broker again are looked at, or tried to be sold."""
     alert_repeat: Duration = 5 * MINUTE
     mis_cutoff: dt.time = dt.time(15, 15)
     max_notional: Money = Decimal(10_000_000)

@@ -218,8 +218,10 @@ def ended_short(state: State, facts: Facts) -> Step:
         return PASS  # part of the entry was filled: there is a position to mind, and no second BUY
     if order.kind is Kind.SURFACED or not state.alive:
         # nobody is left to abort: keep trying, slowly once the attempts are used up
-        patient = not order.curable or attempt >= policy.max_attempts
-        if order.counted:
+        if order.counted and order.reason == NO_SESSION:
+            delay = policy.session_patience  # the user may log in any moment
+        elif order.counted:
+            patient = not order.curable or attempt >= policy.max_attempts
             delay = policy.alert_repeat if patient else _backoff(attempt, facts)
         else:
             delay = _uncounted_backoff(state, order, facts)

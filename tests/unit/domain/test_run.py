@@ -287,6 +287,14 @@ def test_an_exit_without_a_broker_session_aborts_and_alerts_and_can_be_squared_o
     story.when(accepted(), completed()).then_nothing().then_state(open_quantity=0)
 
 
+def test_a_square_off_that_was_refused_for_want_of_a_session_is_tried_again_as_soon_as_the_user_may_have_logged_in():
+    story = given(started, bought(), disconnected).when(stoploss_triggered(), decided)
+    story.when(stop_requested(square_off=True), connected).then(execute_sell(10))
+    for _ in range(5):
+        story.when(rejected("NO_SESSION", curable=False)).then(retry_required())
+        story.when(later(4)).then_nothing().when(later(1)).then(execute_sell(10))
+
+
 def test_an_exit_that_is_due_in_a_break_of_the_session_waits_for_its_end_and_not_for_the_close():
     story = given(calendar(BREAK), started, bought(), at("12:00")).when(stoploss_triggered()).then_nothing()
     story.then_wakes_at("15:30")  # the run was armed with the usual hours
