@@ -15,10 +15,14 @@ _ENTRIES = """
     WHERE partition = %s AND position > %s AND position <= %s ORDER BY position
 """
 # No LIMIT: with one PostgreSQL may sort all that follows for each page, as long as it has no statistics.
+# Strategy by strategy (OFFSET 0 keeps it so): with ANY, and no statistics yet, PostgreSQL reads the whole range.
 _HISTORIES = """
-    SELECT position, stream, version, recorded_at, envelope FROM events
-    WHERE partition = %s AND strategy_id = ANY(%s) AND version > 0 AND position > %s AND position <= %s
-    ORDER BY position
+    SELECT its.position, its.stream, its.version, its.recorded_at, its.envelope FROM unnest(%s::bigint[]) AS wanted (id)
+    CROSS JOIN LATERAL (
+        SELECT position, stream, version, recorded_at, envelope FROM events
+        WHERE strategy_id = wanted.id AND partition = %s AND version > 0 AND position > %s AND position <= %s OFFSET 0
+    ) AS its
+    ORDER BY its.position
 """
 
 
@@ -31,7 +35,7 @@ async def fetch_histories(
     connection: AsyncConnection, partition: int, strategy_ids: list[int], after: int, until: int
 ) -> list[Raw]:
     """The versioned entries of these strategies at the positions after + 1 … until, in order."""
-    return await _fetch(connection, _HISTORIES, partition, strategy_ids, after, until)
+    return await _fetch(connection, _HISTORIES, strategy_ids, partition, after, until)
 
 
 async def _fetch(connection: AsyncConnection, statement: str, *values: object) -> list[Raw]:
