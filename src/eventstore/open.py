@@ -63,17 +63,19 @@ async def open_log(
         if not 0 <= partition < partitions:
             raise PartitionMismatch(f"there is no partition {partition} of {partitions}")
         await _set_once(redis, keys.log_id, random(4))
-        run_id = ""
+        run_id, existed = "", False
         if archive is not None:
             run_id = await run_id_of(redis)
             here = await held(redis, keys)
             known, archived = await archive.identity()
             judge(here, known, archived)
+            existed = bool(here.lineage)
             if not await is_vouched_for(redis, keys, member):
                 if here.lineage:
                     raise NeedsRecovery("RESTARTED", archived, here.position)
                 await vouch_for(redis, keys)  # killed before the log had begun: nobody can have written into it
-        begun = await _create(redis, keys, random(16))
+        # one that was there and is gone since the first look is not begun anew: it is restored
+        begun = not existed and await _create(redis, keys, random(16))
         here = await held(redis, keys)
         if not here.lineage:  # it was lost, or somebody began to restore it, since the first look
             raise LogUnavailable("the log is being restored: open it again")

@@ -41,8 +41,8 @@ from sources.updates import IDLE_PERIOD, OPEN_PERIOD, WATCH_PERIOD, OpenOrders, 
 
 __all__ = ["ArchiveRole", "MarketRole", "Role", "SchedulerRole", "Trade", "UpdatesRole", "WorkerRole"]
 
-Trade = tuple[str, Decimal, Instant]
-"""Symbol, price, and from when on it counts."""
+Trade = tuple[str, Decimal, Instant, Instant]
+"""Symbol, price, from when on it counts, and when it was dealt with."""
 
 SILENCE: Final[Duration] = 25 * SECOND
 """After so long without a tick the feed counts as silent: here it brings one every few seconds only."""
@@ -177,7 +177,7 @@ class MarketRole(_Follower):
         super().__init__(desk)
         self.inbox: list[Sequence[Tick]] = []
         self._heard = heard
-        self._unsure: list[Trade] = []
+        self._unsure: list[tuple[str, Decimal, Instant]] = []
         """Those of which a trigger is perhaps not in the log yet."""
         self._newest: dict[str, Instant] = {}
 
@@ -207,16 +207,15 @@ class MarketRole(_Follower):
             done += 1
         self._looked_at = self.clock.now()
         await self.listener.check_silence(self._looked_at)  # also appends what could not be appended before
-        self._heard += self._unsure
+        self._heard += [(*trade, self.clock.now()) for trade in self._unsure]
         self._unsure.clear()
         return done
 
-    def _counting(self, batch: Sequence[Tick], looked_at: Instant) -> list[Trade]:
-        """The trades that can be held against it: none that is broken or late, none if it stood still since it looked
-        at the log. They count from a little before it got them, for what was armed while it looked."""
-        now = self.clock.now()
-        counting, at = [], now - SECOND
-        for tick in batch if now <= looked_at + SECOND else ():
+    def _counting(self, batch: Sequence[Tick], looked_at: Instant) -> list[tuple[str, Decimal, Instant]]:
+        """The trades that can be held against it: none that is broken or late. They count from a little before it
+        looked at the log, so that they are not held against what was armed later."""
+        counting, at = [], looked_at - SECOND
+        for tick in batch:
             if tick.price.is_finite() and tick.price > 0 and tick.at >= self._newest.get(tick.symbol, 0):
                 self._newest[tick.symbol] = tick.at
                 counting.append((tick.symbol, tick.price, at))

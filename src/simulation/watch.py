@@ -51,7 +51,7 @@ class Watch:
         self._keys = Keys()
         self._touched: set[int] = set()
         self.types: Counter[str] = Counter()
-        self.heard: list[tuple[str, Decimal, Instant]] = []
+        self.heard: list[tuple[str, Decimal, Instant, Instant]] = []
         """The trades that the market listeners have dealt with: what follows from them is in the log."""
         self.epoch = ""
         self.archived = 0

@@ -37,7 +37,7 @@ from eventstore.batch import WrongEpoch
 from eventstore.entries import read_entries
 from eventstore.envelope import NewEvent, Raw
 from eventstore.epochs import RESTORING, Epoch, Held, judge
-from eventstore.errors import LogLost, NeedsRecovery
+from eventstore.errors import LogLost, LogUnavailable, NeedsRecovery
 from eventstore.fencing import KEPT, begin, fence
 from eventstore.keys import Keys
 from eventstore.log import EventLog
@@ -565,6 +565,21 @@ async def test_a_log_of_which_a_part_was_lost_before_the_archive_had_any_begins_
     log = await open_it()
     assert log.epoch == done.epoch.epoch
     await log.aclose()
+
+
+async def test_a_log_that_is_lost_while_it_is_opened_is_not_begun_anew(
+    engine: AsyncEngine, redis: Redis, redis_url: str
+) -> None:
+    class Losing(PostgresArchive):
+        async def identity(self) -> tuple[tuple[Epoch, ...], int]:
+            await redis.flushall()
+            return await super().identity()
+
+    again: Any = {"clock": VirtualClock(OPENING), "defaults": DEFAULTS, "allow_weak": True}
+    await (await open_log(redis_url, archive=PostgresArchive(engine), **again)).aclose()
+    with pytest.raises(LogUnavailable, match="being restored"):
+        await open_log(redis_url, archive=Losing(engine), **again)
+    assert await redis.get(Keys().epoch) is None
 
 
 # --- whatever happens -----------------------------------------------------------------------------------------------

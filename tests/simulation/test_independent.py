@@ -463,14 +463,14 @@ def test_every_rule_has_been_broken() -> None:
 def test_a_trade_at_the_stop_of_what_is_held_must_come_to_something(day: Day) -> None:
     bought = day.one("ORDER_FILLED", SELLER, "BUY")
     at, symbol = int(bought["recordedat"]) + 1_000_000, day.row(SELLER, "BUY")["symbol"]
-    assert not day.judged(market=[(symbol, Decimal("140.05"), at), ("NSE:TCS", Decimal(1), at)])
-    found = day.judged(market=[(symbol, Decimal("140.00"), at)])
+    assert not day.judged(market=[(symbol, Decimal("140.05"), at, at), ("NSE:TCS", Decimal(1), at, at)])
+    found = day.judged(market=[(symbol, Decimal("140.00"), at, at)])
     assert rules(found) == {Rule.STOP}
     assert {f"strategy {each}," in told(found) for each in (SELLER, STOPPED, RETRIED, SQUARED)} == {True}
     before = int(day.one("EXECUTE_BUY", SELLER)["recordedat"]) - 1_000_000
-    assert not day.judged(market=[(symbol, Decimal(100), before)]), "nothing was held"
+    assert not day.judged(market=[(symbol, Decimal(100), before, before)]), "nothing was held"
     exit_at = int(day.one("EXECUTE_SELL", SELLER)["recordedat"])
-    found = day.judged(market=[(symbol, Decimal(100), exit_at - 1_000_000)])
+    found = day.judged(market=[(symbol, Decimal(100), exit_at - 1_000_000, exit_at - 1_000_000)])
     assert not found, "the exit was on its way"
 
 
@@ -515,7 +515,7 @@ def test_a_day_with_garbage_in_it_never_raises(ordinary: Day, data: st.DataObjec
                 continue
             target[name] = data.draw(_ANYTHING)
             break
-    for one in day.judged(market=[("NSE:INFY", Decimal(100), 1)]):
+    for one in day.judged(market=[("NSE:INFY", Decimal(100), 1, 1)]):
         assert str(one)
 
 

@@ -27,7 +27,7 @@ def judge(
     ended: bool = False,
     log_ids: Collection[str] | None = None,
     skew: int = 5_000_000,
-    market: Iterable[tuple[str, Decimal, int]] | None = None,
+    market: Iterable[tuple[str, Decimal, int, int]] | None = None,
 ) -> list[Finding]:
     """What does not hold, by position; empty: everything does.
 
@@ -36,7 +36,7 @@ def judge(
     `ended`: everything has come to its end, so no run may be alive, no order unresolved, no fill untold. `log_ids` are
     what our tags begin with in each epoch; None: whatever begins as this log's name does. `skew`: microseconds by which
     the broker's clock may be behind that of whoever decides. `market` are the trades that the listener got, as symbol,
-    price and time in microseconds: with them the stops are judged, too.
+    price, from when on it counts and when it was dealt with, in microseconds: with them the stops are judged, too.
 
     Never raises for what the inputs hold: what cannot be read is a finding.
     """

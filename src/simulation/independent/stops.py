@@ -57,13 +57,13 @@ class Guards:
             self._blind.append((self._blind_since, at))
             self._blind_since = None
 
-    def judge(self, market: Iterable[tuple[str, Decimal, int]], last_at: int) -> list[Finding]:
-        """The stops that a trade (symbol, price, time) reached and that nobody minded. `last_at`: where the history
-        ends."""
-        trades: defaultdict[str, list[tuple[int, Decimal]]] = defaultdict(list)
-        for symbol, price, at in market:
-            trades[symbol].append((at, price))
-            last_at = max(last_at, at)
+    def judge(self, market: Iterable[tuple[str, Decimal, int, int]], last_at: int) -> list[Finding]:
+        """The stops that a trade (symbol, price, from when on it counts, when it was dealt with) reached and that
+        nobody minded. `last_at`: where the history ends."""
+        trades: defaultdict[str, list[tuple[int, int, Decimal]]] = defaultdict(list)
+        for symbol, price, at, dealt_at in market:
+            trades[symbol].append((at, dealt_at, price))
+            last_at = max(last_at, dealt_at)
         for each in trades.values():
             each.sort()
         blind = [*self._blind, *([] if self._blind_since is None else [(self._blind_since, last_at + 1)])]
@@ -83,13 +83,13 @@ class Guards:
 
 
 def _first_hit(
-    guard: _Guard, trades: list[tuple[int, Decimal]], before: int, blind: list[tuple[int, int]]
+    guard: _Guard, trades: list[tuple[int, int, Decimal]], before: int, blind: list[tuple[int, int]]
 ) -> tuple[int, Decimal] | None:
     opening, close = guard.hours
     for index in range(bisect_left(trades, (max(guard.at, opening),)), len(trades)):
-        at, price = trades[index]
-        if at >= min(before, close):
+        at, dealt_at, price = trades[index]
+        if at >= close:
             return None
-        if price <= guard.stop and not any(since <= at < until for since, until in blind):
-            return at, price
+        if dealt_at < before and price <= guard.stop and not any(since <= at < until for since, until in blind):
+            return dealt_at, price
     return None
