@@ -93,7 +93,8 @@ def bench(
     if events is not None or seal is not None:
         MEASURES["archive"] = (lambda fsync, _: archiving(fsync, events or 400_000, seal=seal), ("always",))
     if events is not None:
-        MEASURES["export"] = (lambda fsync, _: exporting(fsync, events, max(10, min(10_000, events // 100))), ("everysec",))
+        many = max(10, min(10_000, events // 100))
+        MEASURES["export"] = (lambda fsync, _: exporting(fsync, events, many), ("everysec",))
     if events is not None or strategies is not None:
         MEASURES["rebuild"] = (lambda f, _: rebuilding(f, events or 1_000_000, strategies or 10_000), ("everysec",))
     with Progress(
