@@ -87,7 +87,7 @@ class Tail:
         while (next_raw := self._held.pop(self.seen + 1, None)) is not None:
             self.seen += 1
             found.append(next_raw)
-        if self._held and complete:
+        if self._held and complete and not found:  # what came before the hole goes first
             raise LogHole(self.seen + 1)
         if reply or self._held:
             self._behind = False

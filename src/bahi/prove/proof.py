@@ -6,7 +6,9 @@ from typing import Any, Final
 import msgspec
 
 from bahi.prove.lives import LivesReport, add_up
+from bahi.prove.parts import CROWD
 from domain.values import HOUR
+from simulation.world import STRATEGIES
 
 __all__ = ["failures", "lives_of", "proof"]
 
@@ -16,7 +18,7 @@ RATE: Final = 20
 EXPECTED: Final = ("histories", "rolling", "processes", "points", "doubles", "planted", "aof")
 
 
-KINDS: Final = {"lives-": "5 strategies", "crowds-": "20 strategies"}
+KINDS: Final = {"lives-": f"{STRATEGIES} strategies", "crowds-": f"{CROWD} strategies"}
 
 
 def lives_of(results: Mapping[str, Any], *kinds: str) -> LivesReport:
