@@ -62,8 +62,12 @@ class _Open(Struct):
         return (self.head.last if self.head is not None else 0) + len(self.leaves) + 1
 
     def take(self, raws: Sequence[Raw]) -> None:
-        self.leaves += [leaf(_as_stored(raw)) for raw in raws]
-        self.times += [raw.recorded_at for raw in raws]
+        times = [raw.recorded_at for raw in raws]
+        if max(times, default=0) > _BIGGEST or max([raw.version for raw in raws], default=0) > _BIGGEST:
+            raws = [_as_stored(raw) for raw in raws]
+            times = [raw.recorded_at for raw in raws]
+        self.leaves += [leaf(raw) for raw in raws]
+        self.times += times
 
 
 class Sealing:

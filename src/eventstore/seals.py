@@ -64,9 +64,10 @@ class Seal(Struct, frozen=True, kw_only=True):
 
 
 def leaf(raw: Raw) -> bytes:
-    """The hash of one entry."""
-    head = f"{raw.position}|{raw.stream}|{raw.version}|{raw.recorded_at}|".encode()
-    return sha256(b"\0" + head + raw.envelope).digest()
+    """The hash of one entry. Half of what a seal costs the archive's writer is spent here."""
+    return sha256(
+        b"\0%d|%b|%d|%d|%b" % (raw.position, raw.stream.encode(), raw.version, raw.recorded_at, raw.envelope)
+    ).digest()
 
 
 def merkle_root(leaves: Iterable[bytes]) -> bytes:
@@ -75,7 +76,8 @@ def merkle_root(leaves: Iterable[bytes]) -> bytes:
     if not level:
         raise ValueError("a seal covers at least one entry")
     while len(level) > 1:
-        pairs = [sha256(b"\1" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+        each = iter(level)
+        pairs = [sha256(b"\1" + left + right).digest() for left, right in zip(each, each, strict=False)]
         level = [*pairs, level[-1]] if len(level) % 2 else pairs
     return level[0]
 
