@@ -20,7 +20,7 @@ from domain.values import Instant
 from eventstore.archive_tables import checkpoint
 from eventstore.bulk import fetch_entries, fetch_histories
 from eventstore.envelope import Owner, Raw, Recorded, decode, owner_of
-from eventstore.epochs import Epoch, archived_lineage
+from eventstore.epochs import Epoch, archived_lineage, record
 from eventstore.errors import LogError, LogUnavailable
 from eventstore.months import Months
 
@@ -80,6 +80,12 @@ class PostgresArchive:
         with archive_outages():
             async with self.engine.connect() as connection:
                 return await archived_lineage(connection, self.partition), await self.reached(connection)
+
+    async def claim(self, lineage: Sequence[Epoch]) -> None:
+        """From now on it is the archive of this log. Raises LogLost if it is another log's, LogUnavailable."""
+        with archive_outages():
+            async with self.engine.begin() as connection:
+                await record(connection, self.partition, lineage)
 
     async def read(self, after: int, until: int | None) -> AsyncIterator[Recorded]:
         """The archived events after `after`, up to `until` or the end. Raises CorruptEvent, LogUnavailable."""

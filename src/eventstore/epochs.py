@@ -139,6 +139,7 @@ async def record(connection: AsyncConnection, partition: int, lineage: Sequence[
         for each in lineage[len(known) :]
     ]
     await connection.execute(insert(epochs).on_conflict_do_nothing(), rows)
+    _same_log(await archived_lineage(connection, partition), lineage)  # another process may have been quicker
 
 
 def judge(here: Held, known: Sequence[Epoch], archived: int) -> None:

@@ -12,7 +12,7 @@ from domain.events import SystemRecovery
 from domain.values import Priority
 from eventstore.clients import answers, command, commands, log_client
 from eventstore.envelope import Ids, NewEvent
-from eventstore.epochs import held, judge
+from eventstore.epochs import Epoch, held, judge
 from eventstore.errors import LogUnavailable, NeedsRecovery, PartitionMismatch, ServerTooOld, WeakDurability
 from eventstore.keys import GROUP, PARTITIONS, Keys
 from eventstore.log import Archive, EventLog
@@ -49,7 +49,8 @@ async def open_log(
     (`eventstore.witness`). Raises ServerTooOld; WeakDurability naming the
     settings, unless `allow_weak`; PartitionMismatch; with an archive NeedsRecovery, when that knows more than this
     Redis does, or Redis was killed and nobody vouches for its end: `projections.recovery` then begins a new epoch;
-    LogLost when they are not of one log. Close it with `aclose()`.
+    LogLost when they are not of one log. With an archive, it is recorded there whose it is before anything is appended.
+    Close it with `aclose()`.
     """
     keys = Keys(partition, hashtag=cluster or partitions > 1)
     redis = log_client(redis_url)
@@ -62,8 +63,10 @@ async def open_log(
             )
         if not 0 <= partition < partitions:
             raise PartitionMismatch(f"there is no partition {partition} of {partitions}")
-        await _set_once(redis, keys.log_id, random(4))
+        if await command(redis, "GET", keys.epoch) is None:  # a log that has lost its id is half of one: see `held`
+            await _set_once(redis, keys.log_id, random(4))
         run_id, existed = "", False
+        known: Sequence[Epoch] = ()
         if archive is not None:
             run_id = await run_id_of(redis)
             here = await held(redis, keys)
@@ -79,6 +82,8 @@ async def open_log(
         here = await held(redis, keys)
         if not here.lineage:  # it was lost, or somebody began to restore it, since the first look
             raise LogUnavailable("the log is being restored: open it again")
+        if archive is not None and not known:
+            await archive.claim(here.lineage)  # so a log that was begun beside this one is nobody's
         newest = here.lineage[-1]
         log = EventLog(
             redis,

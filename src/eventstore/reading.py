@@ -26,6 +26,10 @@ class Archive(Protocol):
         """The log's lineage as the archive knows it, and how far it reaches."""
         ...
 
+    async def claim(self, lineage: Sequence[Epoch]) -> None:
+        """From now on it is the archive of this log. Raises LogLost if it is another log's."""
+        ...
+
 
 async def last_position(redis: "Redis", keys: Keys) -> int:
     """The position of the last event. Raises LogLost when the log is gone, LogUnavailable."""

@@ -64,7 +64,8 @@ class Stage:
         self._postgres().execute(self._empty)
 
     def _begin_file_anew(self) -> None:
-        files = [*self.redis.folder.glob("appendonlydir/*.aof"), *self.redis.folder.glob("appendonly.aof")]
+        # up to Redis 6 one file, since Redis 7 a folder of them with a manifest
+        files = [*self.redis.folder.glob("appendonlydir/*"), *self.redis.folder.glob("appendonly.aof")]
         if sum(file.stat().st_size for file in files) > GROWN:
             self.redis.kill()
             for file in files:

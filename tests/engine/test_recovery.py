@@ -5,7 +5,7 @@ import asyncio
 import datetime as dt
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from domain.events import (
     Intent,
     OrderRecovered,
     RecoverySettled,
+    SchedulerResyncRequired,
     StrategyRecovered,
     StrategyStartRequested,
     SystemRecovery,
@@ -33,7 +34,7 @@ from domain.tags import TagParts, parse_tag
 from domain.values import DAY, MINUTE, SECOND, Code, Exit, Holding, Kind, Side, Status, Tag
 from eventstore import clients
 from eventstore.archive import PostgresArchive
-from eventstore.batch import WrongEpoch
+from eventstore.batch import Appended, WrongEpoch
 from eventstore.entries import read_entries
 from eventstore.envelope import NewEvent, Raw
 from eventstore.epochs import RESTORING, Epoch, Held, judge
@@ -580,6 +581,54 @@ async def test_a_log_that_is_lost_while_it_is_opened_is_not_begun_anew(
     with pytest.raises(LogUnavailable, match="being restored"):
         await open_log(redis_url, archive=Losing(engine), **again)
     assert await redis.get(Keys().epoch) is None
+
+
+async def test_a_log_is_not_begun_beside_one_that_lived_and_died_meanwhile(
+    engine: AsyncEngine, redis: Redis, redis_url: str
+) -> None:
+    """A process stands still at its very first start, after it saw that there is nothing anywhere; the log begins
+    without it, and Redis is emptied before it goes on."""
+    again: Any = {"clock": VirtualClock(OPENING), "defaults": DEFAULTS, "allow_weak": True}
+
+    class Late(PostgresArchive):
+        async def identity(self) -> tuple[Sequence[Epoch], int]:
+            seen = await super().identity()
+            log = await open_log(redis_url, archive=PostgresArchive(engine), **again)
+            assert isinstance(await log.append([NewEvent(SchedulerResyncRequired(), 1, 1)]), Appended)
+            await log.aclose()
+            await redis.flushall()
+            return seen
+
+    with pytest.raises(LogUnavailable, match="being restored"):
+        await open_log(redis_url, archive=Late(engine), **again)
+    with pytest.raises(NeedsRecovery, match="EMPTY"):  # nor does whoever comes afterwards go on with it
+        await open_log(redis_url, archive=PostgresArchive(engine), **again)
+
+
+async def test_a_log_is_known_to_the_archive_before_its_first_event(
+    engine: AsyncEngine, redis: Redis, redis_url: str
+) -> None:
+    """Or orders could be placed on it that nobody knows of, once Redis was emptied before anything was archived."""
+    again: Any = {"clock": VirtualClock(OPENING), "defaults": DEFAULTS, "allow_weak": True}
+    log = await open_log(redis_url, archive=PostgresArchive(engine), **again)
+    assert await PostgresArchive(engine).identity() == (log.lineage, 0)
+    await log.aclose()
+    await redis.flushall()
+    with pytest.raises(NeedsRecovery, match="EMPTY"):
+        await open_log(redis_url, archive=PostgresArchive(engine), **again)
+    await redis.flushall()
+    await (await open_log(redis_url, **again)).aclose()  # of another installation
+    with pytest.raises(LogLost, match="not of one installation"):
+        await open_log(redis_url, archive=PostgresArchive(engine), **again)
+
+
+async def test_of_two_logs_that_begin_at_once_one_has_the_archive(engine: AsyncEngine) -> None:
+    logs = [(Epoch(number=1, epoch=name * 16, log_id=name * 4),) for name in "ABCDEFGH"]
+    done = await asyncio.gather(*(PostgresArchive(engine).claim(each) for each in logs), return_exceptions=True)
+    known, _ = await PostgresArchive(engine).identity()
+    for lineage, outcome in zip(logs, done, strict=True):
+        assert (outcome is None) == (lineage == known)
+        assert outcome is None or isinstance(outcome, LogLost)
 
 
 # --- whatever happens -----------------------------------------------------------------------------------------------

@@ -159,6 +159,9 @@ class Knows:
     async def identity(self):
         return (), self._position
 
+    async def claim(self, lineage):
+        pass
+
 
 async def test_a_redis_that_knows_less_than_the_archive_is_lost(opened, redis):
     with pytest.raises(NeedsRecovery, match=r"EMPTY: the archive holds events up to 9, this Redis up to 0"):

@@ -54,6 +54,9 @@ class Kept:
     async def identity(self):
         return (), await self.last_position()
 
+    async def claim(self, lineage):
+        pass
+
     async def last_position(self) -> int:
         return self.events[-1].position if self.events else 0
 

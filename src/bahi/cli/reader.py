@@ -212,6 +212,9 @@ class _Archive:
     async def identity(self) -> "tuple[Sequence[Epoch], int]":
         return await self._opened.identity()
 
+    async def claim(self, lineage: "Sequence[Epoch]") -> None:
+        raise NotImplementedError("a reader changes nothing")
+
     async def read(self, after: int, until: int | None) -> AsyncIterator[Recorded]:
         async for recorded in self._opened.read(after, until):
             yield recorded
