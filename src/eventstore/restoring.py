@@ -12,6 +12,7 @@ from eventstore.clients import command
 from eventstore.errors import LogLost
 from eventstore.keys import Keys
 from eventstore.log import EventLog
+from eventstore.members import SCANNED
 from eventstore.request import halt_latch
 from eventstore.script import Script
 
@@ -93,8 +94,8 @@ async def drop_strategies(log: EventLog, strategy_ids: Sequence[int]) -> None:
 async def _scan(log: EventLog, pattern: str) -> AsyncIterator[str]:
     cursor = b"0"
     while True:
-        cursor, found = await command(log.redis, "SCAN", cursor, "MATCH", pattern, "COUNT", 512)
-        for name in found:
+        cursor, found = await command(log.redis, "SCAN", cursor, "MATCH", pattern, "COUNT", SCANNED)
+        for name in sorted(found):
             yield name.decode()
         if cursor == b"0":
             return

@@ -298,7 +298,7 @@ class ArchiveRole:
         self._chance = chance
         self._trims = trims
         self._on_trimmed = on_trimmed
-        self._every = chance.choice((8 * SECOND, 30 * SECOND, 90 * SECOND))
+        self._every = chance.choice((12 * SECOND, 40 * SECOND, 120 * SECOND))
         self._next: Instant = 0
         self.archive = PostgresArchive(engine)
         self.trimmed: Trimmed | None = None
