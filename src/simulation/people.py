@@ -50,6 +50,10 @@ class Client(Struct):
         self.made += 1
         self.pending.append(Request(f"request-{self.made}", told, carry_out))
 
+    def waits_for(self, told: str) -> bool:
+        """Whether it has no answer to it, or one of which the archive does not know yet."""
+        return any(each.told == told for each in (*self.pending, *(request for request, _ in self.answers)))
+
 
 class ApiRole:
     """Carries out one request after the other. One that was not answered is asked again, with its key."""

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from domain.calendar import load_nse
@@ -11,7 +12,7 @@ from simulation import people
 from simulation.ending import final
 from simulation.faults import Fault
 from simulation.people import draw_config
-from simulation.roles import MarketRole
+from simulation.roles import ArchiveRole, MarketRole
 from simulation.street import GRID, OPENING, SYMBOLS, Feed, draw_ticks
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Days:
             else:
                 changes = Changes(buy_time=config.buy_time, sell_time=config.sell_time, stop_loss=config.stop_loss)
                 self._ask(opening - BEFORE + SECOND, f"update {strategy_id}", people.update(strategy_id, changes))
-            self._ask(opening - BEFORE + 2 * SECOND, f"start {strategy_id}", people.start(strategy_id))
+            world.at(opening - BEFORE + 2 * SECOND, partial(self._start, strategy_id))
             self._trouble(strategy_id, user_id, day, config)
         for batch in draw_ticks(world.chance, opening, opening + TROUBLED):
             world.at(batch[0].at, lambda batch=batch: self.trade(batch))  # type: ignore[misc]
@@ -124,6 +125,18 @@ class Days:
     def _disconnect(self, user_id: int) -> None:
         self._world.connected.discard(user_id)
         self._world.story.tell(self._world.clock.now(), "broker", f"the session of user {user_id} is gone")
+
+    def _start(self, strategy_id: int) -> None:
+        """For the first time, and not before its user has heard that it was created: the answer waits for the archive,
+        which a real one keeps up to date by the millisecond while it can."""
+        world, now = self._world, self._world.clock.now()
+        if world.client.waits_for(f"create {strategy_id}"):
+            for process in world.processes.values():
+                if isinstance(process.role, ArchiveRole):
+                    process.role.hurry()
+            world.at(now + SECOND, partial(self._start, strategy_id))
+        else:
+            self._ask(now, f"start {strategy_id}", people.start(strategy_id))
 
     def _ask(self, at: Instant, told: str, ask: people.Ask) -> None:
         world = self._world

@@ -16,12 +16,12 @@ from msgspec import Struct
 from simulation.points import PointKind
 from simulation.scenarios import SCENARIOS
 
-__all__ = ["CHUNK", "Part", "PartFailed", "kept", "parts", "run_parts"]
+__all__ = ["CHUNK", "SIZES", "Part", "PartFailed", "kept", "parts", "run_parts"]
 
-CHUNK: Final = 50
+CHUNK: Final = 100
 """Lives per process: so that its start is little of its time, and little is lost when it is broken off."""
-CROWDED, CROWD = 5, 20
-"""Every so many chunks the lives have so many strategies."""
+SIZES: Final = (3, 2, 5, 3, 2, 3, 5, 2, 3, 20)
+"""How many strategies the lives of a chunk have, in turns: few live faster, many meet more of each other."""
 CUTS, CUTS_EACH = 1_500, 100
 """About how many cuts there are of an append-only file, and how many a part makes; the last makes the rest."""
 
@@ -59,11 +59,9 @@ def parts(first: int, lives: int) -> list[Part]:
     found.append(Part("doubles", (*prove, "points", "--double"), 600))
     for number, start in enumerate(range(first, first + lives, CHUNK)):
         count = min(CHUNK, first + lives - start)
-        args = (*prove, "seeds", "--from", str(start), "--count", str(count))
-        if number % CROWDED:
-            found.append(Part(f"lives-{start:08}", args, count))
-        else:
-            found.append(Part(f"crowds-{start:08}", (*args, "--strategies", str(CROWD)), 3 * count))
+        size = SIZES[number % len(SIZES)]
+        lived = (*prove, "seeds", "--from", str(start), "--count", str(count), "--strategies", str(size))
+        found.append(Part(f"lives-{size:02}-{start:08}", lived, count * (1 + size // 10)))
     return found
 
 

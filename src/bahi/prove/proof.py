@@ -6,9 +6,8 @@ from typing import Any, Final
 import msgspec
 
 from bahi.prove.lives import LivesReport, add_up
-from bahi.prove.parts import CROWD
+from bahi.prove.parts import SIZES
 from domain.values import HOUR
-from simulation.world import STRATEGIES
 
 __all__ = ["failures", "lives_of", "proof"]
 
@@ -18,12 +17,10 @@ RATE: Final = 20
 EXPECTED: Final = ("histories", "rolling", "processes", "points", "doubles", "planted", "aof")
 
 
-KINDS: Final = {"lives-": f"{STRATEGIES} strategies", "crowds-": f"{CROWD} strategies"}
-
-
-def lives_of(results: Mapping[str, Any], *kinds: str) -> LivesReport:
-    """The lives of these kinds together, else of all."""
-    chunks = [value["report"] for name, value in sorted(results.items()) if name.startswith(kinds or tuple(KINDS))]
+def lives_of(results: Mapping[str, Any], size: int | None = None) -> LivesReport:
+    """The lives of so many strategies together, else all."""
+    kind = "lives-" if size is None else f"lives-{size:02}-"
+    chunks = [value["report"] for name, value in sorted(results.items()) if name.startswith(kind)]
     return add_up([msgspec.convert(each, LivesReport) for each in chunks])
 
 
@@ -34,7 +31,7 @@ def failures(results: Mapping[str, Any]) -> list[str]:
     if lives.lives:
         found += [f"the fault {name} never struck" for name, count in lives.fired.items() if not count]
     for name, result in sorted(results.items()):
-        if not name.startswith(tuple(KINDS)) and not result.get("ok", not result.get("violations")):
+        if not name.startswith("lives-") and not result.get("ok", not result.get("violations")):
             found.append(f"{name}: see its table")
     return found
 
@@ -81,11 +78,12 @@ def _lives(lives: LivesReport, results: Mapping[str, Any]) -> list[str]:
     if not lives.lives:
         return []
     rates = []
-    for kind, name in KINDS.items():
-        some = lives_of(results, kind)
+    for size in sorted(set(SIZES)):
+        if not (some := lives_of(results, size)).lives:
+            continue
         rate = some.strategy_days / some.seconds if some.seconds else 0.0
         told = _against(rate, RATE, f"{rate:.1f}", f"{RATE}")
-        rates.append((f"strategy-days a second in one process, lives of {name}, as run", told))
+        rates.append((f"strategy-days a second in one process, lives of {size} strategies, as run", told))
     rows = [
         ("seeds", _against(lives.lives, SEEDS, f"{lives.lives:,}", f"{SEEDS:,}")),
         ("strategy-days", f"{lives.strategy_days:,}"),
