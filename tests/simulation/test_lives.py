@@ -13,6 +13,7 @@ from eventstore.keys import Keys
 from simulation.faults import EVERY, Fault, UnknownFault, parse_faults
 from simulation.lives import live
 from simulation.stage import GROWN, Stage, open_stage
+from simulation.world import STRATEGIES
 from tests.simulation.living import SEEDS, lived
 
 FIRSTS, EACH = tuple(range(1, 201, 25)), 25
@@ -27,7 +28,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 @pytest.mark.parametrize("first", FIRSTS)
 def test_whatever_goes_wrong_every_invariant_holds_and_everything_ends(stage: Stage, first: int) -> None:
-    report = lived(stage, range(first, first + EACH))
+    report = lived(stage, [(seed, STRATEGIES) for seed in range(first, first + EACH)])
     assert report.lives == EACH
     for name, count in report.fired.items():
         TOTAL.fired[name] += count
@@ -102,3 +103,5 @@ def test_a_file_of_seeds_names_the_line_that_is_none(tmp_path: Path) -> None:
     file.write_text("4  # what it was\n\nfour\n")
     with pytest.raises(ValueError, match="line 3: 'four' is no seed"):
         read_seeds(file)
+    file.write_text("4\n7 20 # a crowd\n")
+    assert read_seeds(file) == [(4, STRATEGIES), (7, 20)]

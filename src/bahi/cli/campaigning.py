@@ -52,7 +52,7 @@ def seeds(
         first = random.SystemRandom().randrange(10**9)
     try:
         enabled = parse_faults([name for given in faults or ["all"] for name in given.split(",")])
-        chosen = read_seeds(file) if file is not None else list(range(first, first + count))
+        chosen = read_seeds(file) if file is not None else [(seed, strategies) for seed in range(first, first + count)]
     except (UnknownFault, ValueError) as error:
         fail(str(error))
     if not json:
@@ -66,7 +66,7 @@ def seeds(
             done += 1
             progress(done, len(chosen))
 
-        report = live_all(Path(home), chosen, enabled, strategies=strategies, days=days, tell=tell)
+        report = live_all(Path(home), chosen, enabled, days=days, tell=tell)
     if json:
         print_json(SeedsReport(ok=report.ok, first=first, report=report))
     else:

@@ -63,17 +63,16 @@ class LivesReport(Struct, kw_only=True):
 
 def live_all(
     home: Path,
-    seeds: Sequence[int],
+    chosen: Sequence[tuple[int, int]],
     enabled: Collection[Fault] = EVERY,
     *,
-    strategies: int = STRATEGIES,
     days: int = 1,
     tell: Callable[[Life], None] = lambda _: None,
 ) -> LivesReport:
-    """Lives these seeds, one after the other, on servers of their own in `home`."""
+    """Lives these seeds with so many strategies each, one after the other, on servers of their own in `home`."""
     report = LivesReport(fired={str(fault): 0 for fault in Fault if fault in enabled})
     with open_stage(home) as stage:
-        for seed in seeds:
+        for seed, strategies in chosen:
             life = live(stage, seed, enabled, strategies=strategies, days=days)
             report.take(life)
             tell(life)
@@ -101,13 +100,18 @@ def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
     return {name: one.get(name, 0) + other.get(name, 0) for name in one | other}
 
 
-def read_seeds(file: Path) -> list[int]:
-    """The seeds of a file: one in a line, with what it was behind a `#`. Raises ValueError naming the line."""
+def read_seeds(file: Path) -> list[tuple[int, int]]:
+    """The seeds of a file with the strategies of their lives: one in a line, as `SEED [STRATEGIES]`, with what it was
+    behind a `#`. Raises ValueError naming the line."""
     found = []
     for number, line in enumerate(file.read_text().splitlines(), 1):
-        bare = line.partition("#")[0].strip()
-        if bare:
-            if not bare.isdecimal():
-                raise ValueError(f"{file}, line {number}: {bare!r} is no seed")
-            found.append(int(bare))
+        match line.partition("#")[0].split():
+            case []:
+                continue
+            case [seed] if seed.isdecimal():
+                found.append((int(seed), STRATEGIES))
+            case [seed, strategies] if seed.isdecimal() and strategies.isdecimal():
+                found.append((int(seed), int(strategies)))
+            case other:
+                raise ValueError(f"{file}, line {number}: {' '.join(other)!r} is no seed")
     return found
