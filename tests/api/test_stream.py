@@ -302,8 +302,9 @@ async def test_nobody_has_more_streams_than_allowed(opened: OpenWorld) -> None:
                 answer = await alice.get("/events/stream")
                 problem(answer, 429, "TOO_MANY_STREAMS")
                 assert int(answer.headers["retry-after"]) > 0
-            while world.deps.streams._open[alice.user_id] > 1:  # noqa: ASYNC110 (until it has seen that one was closed)
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(60):
+                while world.deps.streams._open[alice.user_id] > 1:  # noqa: ASYNC110 (until it has seen the closing)
+                    await asyncio.sleep(0.01)
             async with streaming(address, alice):
                 pass
 

@@ -89,8 +89,9 @@ class Follower:
         """Until everything there is, is archived; and sealed, if it is to be."""
         if not await self.watch.reached(await self.log.last_position(), PATIENCE):
             raise TimeoutError("the archive does not come to the end of the log")
-        while self.sealing.due(self.log.clock.now()):  # noqa: ASYNC110 (nothing tells)
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(PATIENCE):
+            while self.sealing.due(self.log.clock.now()):  # noqa: ASYNC110 (nothing tells)
+                await asyncio.sleep(0.001)
 
     async def seal(self, on: bool) -> None:
         """From now on, or no more; what was not sealed is."""

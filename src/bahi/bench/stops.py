@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 
 from bahi.bench.figures import Figure, latency
-from bahi.bench.follower import follower
+from bahi.bench.follower import PATIENCE, follower
 from bahi.bench.world import USERS, Deaf, Fsync, arm, bench_log, desk_of, fill, until
 from bahi.quiet import settle_memory
 from brokers.port import Brokers
@@ -124,17 +124,18 @@ async def _caught_up(log: EventLog) -> None:
     from bahi.telemetry.metrics import Metrics, measure_lanes
 
     metrics = Metrics(CollectorRegistry())
-    while True:
-        await measure_lanes(log, metrics)
-        behind = [
-            sample.value
-            for family in metrics.registry.collect()
-            for sample in family.samples
-            if sample.name in ("bahi_lane_lag_seconds", "bahi_lane_pending")
-        ]
-        if not any(behind):
-            return
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            await measure_lanes(log, metrics)
+            behind = [
+                sample.value
+                for family in metrics.registry.collect()
+                for sample in family.samples
+                if sample.name in ("bahi_lane_lag_seconds", "bahi_lane_pending")
+            ]
+            if not any(behind):
+                return
+            await asyncio.sleep(0.05)
 
 
 async def stops(fsync: Fsync, armed: int, samples: int) -> list[Figure]:
@@ -171,8 +172,10 @@ async def buys_at_once(fsync: Fsync, armed: int, buys: int, samples: int) -> lis
         due_at = int(loaded.runtime["buy_at"])
         symbols = sorted({state.symbol for state in run.states})
         run.feed.queue.put_nowait([Tick(symbol, Decimal(2000), log.clock.now()) for symbol in symbols])
-        while None in await commands(log.redis, [("GET", price(symbol)) for symbol in symbols]):  # noqa: ASYNC110 (nothing tells)
-            await asyncio.sleep(0.001)
+        prices = [("GET", price(symbol)) for symbol in symbols]
+        async with asyncio.timeout(PATIENCE):
+            while None in await commands(log.redis, prices):  # noqa: ASYNC110 (nothing tells)
+                await asyncio.sleep(0.001)
         triggers = [NewEvent(BuyTriggered(run=2, due_at=due_at), each, each % USERS + 1) for each in ids]
         begun = time.perf_counter()
         sending = asyncio.create_task(_fire(log, triggers))
