@@ -190,7 +190,7 @@ class StrategyCreated(Answer):
 
 
 class StrategyStatus(Answer):
-    """A strategy as the log says it is, up to `position_in_log`."""
+    """A strategy as the log says it is, up to `position_in_log`. It is `starting` as soon as its start is asked for."""
 
     strategy_id: int
     status: Status

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from bahi.database.engine import create_engine
 from bahi.database.migrate import migrate
 from bahi.database.tables import metadata
-from bahi.drill.damage import tear
+from bahi.drill.damage import file_of, tear
 from bahi.servers import EmbeddedPostgres, EmbeddedRedis
 from eventstore.envelope import Raw
 from eventstore.keys import Keys
@@ -44,6 +44,8 @@ class Stage:
         tables = [table.name for table in reversed(metadata.sorted_tables) if table.name != "seal_keys"]
         # with few rows faster than to truncate them; all in one go
         self._empty = sql.SQL(";").join(sql.SQL("DELETE FROM {}").format(sql.Identifier(name)) for name in tables)
+        self._began = 0
+        """Bytes of the append-only file that lives before this one have written."""
         self._connection: psycopg.Connection | None = None
         self._runner = asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(_Selector()))
 
@@ -64,6 +66,7 @@ class Stage:
             client.flushall()
             client.script_flush()
             client.set(Keys().log_id, LOG_ID)
+        self._began = file_of(self.redis.folder).stat().st_size
         self._postgres().execute(self._empty)
 
     def _begin_file_anew(self) -> None:
@@ -106,9 +109,10 @@ class Stage:
         self.redis.start()
 
     def tear_redis(self, chance: random.Random) -> int:
-        """Killed, the end of its file torn off, started again; how many bytes are gone."""
+        """Killed, the end of its file torn off, started again; how many bytes are gone. What lives before this one
+        have left in the file stays out of it."""
         self.redis.kill()
-        torn = tear(self.redis.folder, chance)
+        torn = tear(self.redis.folder, chance, keep=self._began)
         self.redis.start()
         return torn
 

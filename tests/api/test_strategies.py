@@ -237,7 +237,7 @@ async def test_start_and_stop_answer_202_while_no_worker_is_there(
     strategy_id = await alice.create()
     asked = {"strategy_id": strategy_id}
     answer = await alice.post("/strategy/start", asked)
-    assert (answer.status_code, answer.json()["status"]) == (202, "created")
+    assert (answer.status_code, answer.json()["status"]) == (202, "starting")
     async with world.working():
         monkeypatch.undo()
         stopped = await alice.post("/strategy/stop", asked)

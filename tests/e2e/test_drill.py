@@ -143,6 +143,8 @@ def test_the_append_only_file_is_torn_at_its_end(tmp_path: Path, layout: str) ->
         sizes.add(torn.bit_length())
         assert 1 <= torn <= DEEPEST
         assert file.read_bytes() == whole[:-torn]
+        file.write_bytes(whole)
+        assert tear(tmp_path, random.Random(seed), keep=len(whole) - 7) == min(torn, 7)
     assert len(sizes) > 5  # a few bytes are as likely as many
 
 

@@ -330,7 +330,7 @@ def _fields(errors: Sequence[FieldError]) -> list[FieldProblem]:
 def _status(deps: Dependencies, state: State) -> StrategyStatus:
     return StrategyStatus(
         strategy_id=state.id,
-        status=state.status,
+        status=Status.STARTING if state.start_requested else state.status,
         position=state.position,
         last_action=state.last_action,
         last_price=state.last_price,

@@ -51,7 +51,7 @@ DEFECTS: Final = (
                 "            self._sends.start(state, recorded.event, wake)\n",
             ),
         ),
-        by=("9", "judge placed-twice", "judge"),
+        by=("9", "judge placed-twice", "judge", "1"),  # 1: what one was told undoes what the other was told
     ),
     Defect(
         name="broker-of-somebody-else",
