@@ -103,6 +103,7 @@ class Strikes:
             case Fault.REDIS_TORN:
                 self._tell(fault, crossing)
                 self._world.change_redis(lambda: self._world.stage.tear_redis(chance))
+                self._world.at(now + IDLE, self._sweep)
             case Fault.REDIS_EMPTIED:
                 self._tell(fault, crossing)
                 self._world.change_redis(self._world.stage.empty_redis)
@@ -142,6 +143,15 @@ class Strikes:
         if process is None or process.paused_until > now or process.state is State.STARTING:
             self.take_over(name)
             self._world.at(now + SECOND, lambda: self._mind(name))
+
+    def _sweep(self) -> None:
+        """Messages of which a torn file knows no longer that they were acknowledged are in nobody's hand; they are
+        taken over like any that are pending for too long."""
+        workers = [each.name for each in self._world.processes.values() if each.kind is Kind.WORKER]
+        if len(workers) < 2:
+            self._world.at(self._world.clock.now() + SECOND, self._sweep)
+        for name in workers:
+            self.take_over(name)
 
     def take_over(self, name: str) -> bool:
         """Another worker claims what this one has pending, as after two idle seconds."""
