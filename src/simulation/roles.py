@@ -177,6 +177,7 @@ class MarketRole(_Follower):
         super().__init__(desk)
         self.inbox: list[Sequence[Tick]] = []
         self._heard = heard
+        self._unfollowed: list[Recorded] = []
         self._unsure: list[tuple[str, Decimal, Instant]] = []
         """Those of which a trigger is perhaps not in the log yet."""
         self._newest: dict[str, Instant] = {}
@@ -197,8 +198,9 @@ class MarketRole(_Follower):
 
     async def step(self, *, news: bool = True, timers: bool = True) -> int:
         done, looked_at = 0, self.clock.now()
-        for recorded in await self.news() if news else []:
-            await self.listener.on_event(recorded)
+        self._unfollowed += await self.news() if news else []
+        while self._unfollowed:  # what cannot be appended stays with the listener, the rest with us
+            await self.listener.on_event(self._unfollowed.pop(0))
             done += 1
         while self.inbox:
             batch = self.inbox.pop(0)

@@ -128,8 +128,10 @@ class Days:
 
     def _start(self, strategy_id: int) -> None:
         """For the first time, and not before its user has heard that it was created: the answer waits for the archive,
-        which a real one keeps up to date by the millisecond while it can."""
+        which a real one keeps up to date by the millisecond while it can. Not when everybody stops already."""
         world, now = self._world, self._world.clock.now()
+        if world.faults.healed:
+            return
         if world.client.waits_for(f"create {strategy_id}"):
             for process in world.processes.values():
                 if isinstance(process.role, ArchiveRole):
