@@ -155,7 +155,7 @@ class Wire:
     async def leave(self, crossing: Crossing) -> None:
         """The answer has come. When the verdict is SWALLOW it must not be told."""
         self._traffic.land(crossing)
-        if crossing.verdict is Verdict.FREEZE:
+        if crossing.verdict is Verdict.FREEZE and not self.is_cut:  # else it is dead already, and lets go of everything
             self.is_frozen = True
             await _for_ever()
 
