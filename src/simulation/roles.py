@@ -88,11 +88,14 @@ class WorkerRole:
         """A worker has nothing to load."""
 
     async def step(self, *, news: bool = True, timers: bool = True) -> int:
-        self._again_at, own = None, self._own
-        self._own = True  # unless all goes well
-        done = await self.worker.step(own=own, timers=timers)
-        self._own = self._again_at is not None
-        return done
+        self._again_at, own, self._own = None, self._own, False  # it may inherit in the midst of this
+        try:
+            return await self.worker.step(own=own, timers=timers)
+        except BaseException:
+            self._own = True
+            raise
+        finally:
+            self._own = self._own or self._again_at is not None
 
     def inherit(self) -> None:
         """What another had in hand is now pending for this one."""
