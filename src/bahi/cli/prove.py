@@ -191,6 +191,9 @@ def points(
     scenario: Annotated[list[str] | None, typer.Option(help="Of these only.", show_default="all")] = None,
     kind: Annotated[list[str] | None, typer.Option(help="In these only.", show_default="all four")] = None,
     double: Annotated[bool, typer.Option(help="Two faults in each run: the second up to 12 calls later.")] = False,
+    second: Annotated[
+        list[str] | None, typer.Option(help="With --double, the second in these only.", show_default="as --kind")
+    ] = None,
     first: Annotated[int, typer.Option("--from", min=1, help="The number of the first call that fails.")] = 1,
     last: Annotated[int | None, typer.Option("--to", min=1, help="The number after which it ends.")] = None,
     every: Annotated[int, typer.Option(min=1, help="One call in so many.")] = 1,
@@ -209,9 +212,12 @@ def points(
 
     _quiet()
     begun = time.monotonic()
+    if second and not double:
+        fail("--second says how the second call fails: it goes with --double")
     try:
         chosen = [scenario_of(name) for name in scenario or (["sale"] if double else SCENARIOS)]
         kinds = [PointKind(name) for name in kind or PointKind]
+        seconds = [PointKind(name) for name in second] if second else kinds
     except UnknownScenario as error:
         fail(str(error))
     except ValueError as error:
@@ -229,10 +235,10 @@ def points(
         if not any(numbers.values()):
             counts = ", ".join(f"{name} has {count}" for name, count in traces.items())
             fail(f"there is no call {first}: {counts}")
-        total = sum(map(len, numbers.values())) * (len(kinds) ** 2 * REACH if double else 2 * len(kinds))
+        total = sum(map(len, numbers.values())) * len(kinds) * (len(seconds) * REACH if double else 2)
         done = 0
         for each in chosen:
-            for row, ns in _rows(each.name, kinds, double):
+            for row, ns in _rows(each.name, kinds, seconds if double else ()):
                 rows.append(row)
                 for point in ns(stage, each, first=first, step=every):
                     if last is not None and point.n > last:
@@ -389,13 +395,15 @@ def _show_processes(report: ProcessReport) -> None:
     )
 
 
-def _rows(scenario: str, kinds: "Sequence[PointKind]", double: bool) -> "Iterator[tuple[PointsRow, Enumeration]]":
-    """Each way to fail, and what enumerates its points."""
+def _rows(
+    scenario: str, kinds: "Sequence[PointKind]", seconds: "Sequence[PointKind]"
+) -> "Iterator[tuple[PointsRow, Enumeration]]":
+    """Each way to fail, and what enumerates its points; twice when there are `seconds`."""
     from simulation.points import doubles, points
 
     for kind in kinds:
-        if double:
-            for second in kinds:
+        if seconds:
+            for second in seconds:
                 row = PointsRow(scenario=scenario, kind=f"{kind}, {second}", persistent=False)
                 yield row, partial(doubles, kind=kind, second=second)
         else:

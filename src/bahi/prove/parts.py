@@ -7,6 +7,7 @@ chunks, a file each; so many of them run at the same time. A result that is ther
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,7 +57,9 @@ def parts(first: int, lives: int) -> list[Part]:
     for start in range(0, CUTS, CUTS_EACH):
         last = ("--to", str(start + CUTS_EACH)) if start + CUTS_EACH < CUTS else ()
         found.append(Part(f"aof-{start:04}", (*prove, "aof", "--from", str(start), *last), 2 * CUTS_EACH))
-    found.append(Part("doubles", (*prove, "points", "--double"), 600))
+    for kind, second in product(PointKind, PointKind):
+        twice = (*prove, "points", "--double", "--kind", str(kind), "--second", str(second))
+        found.append(Part(f"doubles-{kind}-{second}", twice, 600))
     for number, start in enumerate(range(first, first + lives, CHUNK)):
         count = min(CHUNK, first + lives - start)
         size = SIZES[number % len(SIZES)]

@@ -1,12 +1,13 @@
 """`docs/proof.md`: what the long campaign has seen, as Markdown. A part that was not run is said to be missing."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from bahi.prove.lives import LivesReport, add_up
-from bahi.prove.parts import SIZES
+from bahi.prove.parts import SIZES, parts
 from domain.values import HOUR
 
 __all__ = ["failures", "lives_of", "proof"]
@@ -14,7 +15,6 @@ __all__ = ["failures", "lives_of", "proof"]
 SEEDS: Final = 20_000
 RATE: Final = 20
 """What the campaign is to reach: lives, and strategy-days a second."""
-EXPECTED: Final = ("histories", "rolling", "processes", "points", "doubles", "planted", "aof")
 
 
 def lives_of(results: Mapping[str, Any], size: int | None = None) -> LivesReport:
@@ -34,6 +34,10 @@ def failures(results: Mapping[str, Any]) -> list[str]:
         if not name.startswith("lives-") and not result.get("ok", not result.get("violations")):
             found.append(f"{name}: see its table")
     return found
+
+
+def _group(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def _of(results: Mapping[str, Any], name: str) -> list[Any]:
@@ -68,7 +72,12 @@ def proof(results: Mapping[str, Any], found: Sequence[str], asked: str, violatio
 
 
 def _missing(results: Mapping[str, Any]) -> list[str]:
-    lacking = [name for name in EXPECTED if not _of(results, name)]
+    names = [part.name for part in parts(1, 0)]
+    all_of = Counter(_group(name) for name in names)
+    lacking = [
+        group if count == all_of[group] else f"{count} of {all_of[group]} parts of {group}"
+        for group, count in Counter(_group(name) for name in names if name not in results).items()
+    ]
     if not lacking:
         return []
     return [f"**Not run in this campaign: {', '.join(lacking)}.** What stands here says nothing of them.", ""]
@@ -117,7 +126,7 @@ def _against(value: float, goal: float, told: str, goal_told: str) -> str:
 def _points(results: Mapping[str, Any]) -> list[str]:
     text: list[str] = []
     for name, title in (("points", "Crash points"), ("doubles", "Two crash points in one run")):
-        if not (parts := _of(results, name)):
+        if not (found := _of(results, name)):
             continue
         rows = [
             (
@@ -126,7 +135,7 @@ def _points(results: Mapping[str, Any]) -> list[str]:
                 "10 s" if row["persistent"] else "once",
                 *(f"{row[each]:,}" for each in ("points", "fired", "otherwise", "violations")),
             )
-            for result in parts
+            for result in found
             for row in result["rows"]
         ]
         text += [
