@@ -140,6 +140,8 @@ def test_no_request_makes_an_answer_that_is_not_in_the_document(case: Any, serve
     case.call_and_validate(base_url=address, headers=headers, checks=CHECKS)
 
 
+FOLLOWING = [each for each in CHECKS if each is not negative_data_rejection]
+"""What a link leads to takes the place of what was generated, so a request that was to break a rule may keep it."""
 BOUGHT = {"symbol": "INFY", "quantity": 1, "buy_time": "10:30", "sell_time": "15:00", "stop_loss": 100}
 OF_A_STRATEGY = {
     *("POST /strategy/update", "POST /strategy/start", "POST /strategy/stop", "POST /strategy/settle"),
@@ -164,7 +166,7 @@ def test_what_follows_from_an_answer_is_in_the_document_too(server: Served) -> N
             if response.status_code < 300:
                 asked[case.operation.label] += 1
             try:
-                case.validate_response(response, checks=CHECKS)
+                case.validate_response(response, checks=FOLLOWING)
             except (AssertionError, BaseExceptionGroup) as error:
                 wrong.append(error)
                 raise

@@ -23,7 +23,7 @@ from tests.brokers.conformance import Fault
 T = TypeVar("T")
 
 TEN = instant(dt.date(2021, 4, 13), dt.time(10))
-TIMEOUT = 0.4
+TIMEOUT = 1.0
 """Real seconds after which a call that hangs is given up; every other call takes milliseconds."""
 
 INSTRUMENTS = InstrumentTable(
