@@ -3,6 +3,7 @@
 import secrets
 import string
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -18,11 +19,23 @@ from eventstore.keys import GROUP, PARTITIONS, Keys
 from eventstore.log import Archive, EventLog
 from eventstore.vouching import is_vouched_for, run_id_of, vouch_for
 
-__all__ = ["OLDEST_SERVER", "REQUIRED_SETTINGS", "check_server", "create_groups", "open_log"]
+__all__ = ["OLDEST_SERVER", "REQUIRED_SETTINGS", "OwnedArchive", "check_server", "create_groups", "open_log"]
 
 OLDEST_SERVER = (6, 2)
 REQUIRED_SETTINGS = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 """What must be set so that an acknowledged append is not lost."""
+
+
+class OwnedArchive(Archive, Protocol):
+    """An archive that knows whose it is."""
+
+    async def identity(self) -> tuple[Sequence[Epoch], int]:
+        """The log's lineage as it is known there, and how far the archive reaches. Raises LogUnavailable."""
+        ...
+
+    async def claim(self, lineage: Sequence[Epoch]) -> None:
+        """From now on it is the archive of this log. Raises LogLost if it is another log's, LogUnavailable."""
+        ...
 
 
 def _random(length: int) -> str:
@@ -39,7 +52,7 @@ async def open_log(
     partitions: int = 1,
     cluster: bool = False,
     allow_weak: bool = False,
-    archive: Archive | None = None,
+    archive: OwnedArchive | None = None,
     member: str = "",
     random: Callable[[int], str] = _random,
 ) -> EventLog:

@@ -8,7 +8,6 @@ from redis.asyncio import Redis
 from domain.values import Priority
 from eventstore.clients import answers, command
 from eventstore.envelope import Raw, Recorded, decode
-from eventstore.epochs import Epoch
 from eventstore.errors import CorruptEvent, LogHole, LogLost
 from eventstore.keys import CLASSES, Keys
 
@@ -21,14 +20,6 @@ class Archive(Protocol):
     def read(self, after: int, until: int | None) -> AsyncIterator[Recorded]: ...
 
     async def last_position(self) -> int: ...
-
-    async def identity(self) -> tuple[Sequence[Epoch], int]:
-        """The log's lineage as the archive knows it, and how far it reaches."""
-        ...
-
-    async def claim(self, lineage: Sequence[Epoch]) -> None:
-        """From now on it is the archive of this log. Raises LogLost if it is another log's."""
-        ...
 
 
 async def last_position(redis: "Redis", keys: Keys) -> int:

@@ -17,8 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from bahi.database.engine import create_engine
 from bahi.database.migrate import migrate
 from bahi.database.tables import metadata
-from bahi.drill.damage import file_of, tear
+from bahi.drill.damage import tear
 from bahi.servers import EmbeddedPostgres, EmbeddedRedis
+from bahi.servers.append_only import append_only_file
 from eventstore.envelope import Raw
 from eventstore.keys import Keys
 
@@ -66,7 +67,7 @@ class Stage:
             client.flushall()
             client.script_flush()
             client.set(Keys().log_id, LOG_ID)
-        self._began = file_of(self.redis.folder).stat().st_size
+        self._began = append_only_file(self.redis.folder).stat().st_size
         self._postgres().execute(self._empty)
 
     def _begin_file_anew(self) -> None:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from bahi.servers import Servers
     from eventstore.archive import PostgresArchive
-    from eventstore.epochs import Epoch
 
 __all__ = ["ROLES", "Reader", "open_reader"]
 
@@ -208,12 +207,6 @@ class _Archive:
 
     async def last_position(self) -> int:
         return await self._opened.last_position()
-
-    async def identity(self) -> "tuple[Sequence[Epoch], int]":
-        return await self._opened.identity()
-
-    async def claim(self, lineage: "Sequence[Epoch]") -> None:
-        raise NotImplementedError("a reader changes nothing")
 
     async def read(self, after: int, until: int | None) -> AsyncIterator[Recorded]:
         async for recorded in self._opened.read(after, until):

@@ -4,7 +4,9 @@ import random
 from pathlib import Path
 from typing import Final
 
-__all__ = ["file_of", "tear"]
+from bahi.servers.append_only import append_only_file
+
+__all__ = ["tear"]
 
 DEEPEST: Final = 32 * 1024
 """Bytes at the end of the append-only file that may be torn off."""
@@ -12,19 +14,10 @@ DEEPEST: Final = 32 * 1024
 
 def tear(folder: Path, rng: random.Random, keep: int = 0) -> int:
     """Cuts off the end of the append-only file, at any byte, but nothing of its first `keep` bytes; how many bytes. A
-    few are as likely as many."""
-    file = file_of(folder)
+    few are as likely as many. Raises FileNotFoundError."""
+    file = append_only_file(folder)
     size = file.stat().st_size
     torn = min(size - keep, max(1, int(DEEPEST ** rng.random())))
     with file.open("r+b") as end:
         end.truncate(size - torn)
     return torn
-
-
-def file_of(folder: Path) -> Path:
-    """What Redis appends to. Raises FileNotFoundError."""
-    # Redis 7 has a folder of them, the older one file
-    found = [*folder.glob("appendonlydir/*.incr.aof"), *folder.glob("appendonly.aof")]
-    if not found:
-        raise FileNotFoundError(f"no append-only file in {folder}")
-    return max(found, key=lambda file: file.stat().st_mtime_ns)

@@ -26,6 +26,7 @@ from bahi.drill.stage import Stage
 from bahi.prove.framing import resp_end
 from bahi.prove.golden import GoldenDay, draw_golden, play_from
 from bahi.prove.world import Archive, World, archive_now, archive_reached, book_now, put_back, watching_books
+from bahi.servers.append_only import append_only_file
 from domain.values import Instant
 from eventstore.keys import GROUP, Keys
 from eventstore.log import EventLog
@@ -131,7 +132,7 @@ class Cutting:
     def _record(self) -> Golden:
         stage, day = self._stage, draw_golden(self._seed)
         stage.clear(len(day.strategies), LOG_ID)
-        aof = _append_only_file(stage.redis.folder)
+        aof = append_only_file(stage.redis.folder)
         book = stage.home / "paper.db"
         worlds: list[World] = []
         archives = [archive_now(stage.postgres.url)]
@@ -289,14 +290,6 @@ async def _make_month(database_url: str, at: Instant) -> None:
             await Months().ensure(connection, [at])
     finally:
         await engine.dispose()
-
-
-def _append_only_file(folder: Path) -> Path:
-    """Redis 7 has a folder of them, the older one file."""
-    found = [*folder.glob("appendonlydir/*.incr.aof"), *folder.glob("appendonly.aof")]
-    if len(found) != 1:
-        raise FileNotFoundError(f"one append-only file is expected in {folder}, there are {len(found)}")
-    return found[0]
 
 
 def _commands(data: bytes) -> tuple[list[int], list[str]]:
