@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
@@ -48,7 +49,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """On CI every run explores anew, and says with which seed, so that a failure can be had again.
 
     Both the seed and the folder reach the workers of pytest-xdist: one as an option, the other in the environment.
+
+    Whoever is started in the background by a shell ignores SIGINT, and so does whatever it starts; a person in front
+    of the terminal does not, and that is who is tested.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("CI") and config.getoption("--hypothesis-seed", None) is None:
         seed = random.SystemRandom().randrange(2**32)
         config.option.hypothesis_seed = str(seed)

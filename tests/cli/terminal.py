@@ -82,19 +82,10 @@ def bahi(*args: object, timeout: float = 500, **env: str) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-# Whoever is started in the background by a shell ignores SIGINT; a person in front of the terminal does not.
-IN_FRONT = """
-import signal
-from bahi.cli.main import app
-signal.signal(signal.SIGINT, signal.default_int_handler)
-app()
-"""
-
-
 def start(*args: object, **env: str) -> "subprocess.Popen[str]":
     """The command, running; its output can be read as it comes."""
     return subprocess.Popen(
-        [sys.executable, "-c", IN_FRONT, *map(str, args)],
+        [sys.executable, PROGRAM, *map(str, args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

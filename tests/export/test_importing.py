@@ -318,9 +318,12 @@ def interrupted(arguments: list[str], how: signal.Signals) -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as process:
         assert process.stdout is not None
-        assert any(line == "there\n" for line in process.stdout)
-        process.send_signal(how)
-        process.wait(60)
+        try:
+            assert any(line == "there\n" for line in process.stdout)
+            process.send_signal(how)
+            process.wait(60)
+        finally:
+            process.kill()
 
 
 async def test_a_connection_that_breaks_on_the_way_has_done_nothing(
