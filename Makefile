@@ -19,7 +19,7 @@ run: $(READY)  ## the engine and its REST application, until Ctrl-C
 # The tests start hundreds of processes of bahi, each of which would otherwise compile all of it.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(READY)  ## in as many processes as fit the machine, file by file; ARGS="-n 0" in one
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
