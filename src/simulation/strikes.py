@@ -1,6 +1,6 @@
 """What each fault does to a world when it strikes at a call that waits at its gate."""
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import ResponseError
 
@@ -159,10 +159,12 @@ class Strikes:
         if not heirs:
             return False
         heir, taken = self._world.chance.choice(heirs), 0
-        for stream in Keys().streams.values():
-            try:
-                pending: Any = self._world.looker.xpending_range(stream, GROUP, "-", "+", 1000, name)
-            except ResponseError:  # its group is gone
+        streams = list(Keys().streams.values())
+        asked = self._world.looker.pipeline(transaction=False)
+        for stream in streams:
+            asked.xpending_range(stream, GROUP, "-", "+", 1000, name)
+        for stream, pending in zip(streams, asked.execute(raise_on_error=False), strict=True):
+            if isinstance(pending, ResponseError):  # its group is gone
                 continue
             if ids := [each["message_id"] for each in pending]:
                 self._world.looker.xclaim(stream, GROUP, heir.name, 0, ids, justid=True)
