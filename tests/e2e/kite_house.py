@@ -48,6 +48,7 @@ class Kite:
         self.root, self.ws_root = said["root"], said["ws_root"]
         self.http = httpx.Client(base_url=self.root, timeout=30)
         self._closing = threading.Event()
+        self._trading = threading.Lock()
         self._market = threading.Thread(target=self._trade)
         self._market.start()
 
@@ -80,13 +81,15 @@ class Kite:
         self.post("/sim/prices", **{symbol: price})
 
     def rest(self, symbol: str) -> None:
-        """Nobody trades it any more."""
-        self.prices.pop(symbol)
+        """Nobody trades it any more when this returns."""
+        with self._trading:
+            self.prices.pop(symbol)
 
     def _trade(self) -> None:
         while not self._closing.wait(0.5):
-            if prices := dict(self.prices):
-                self.post("/sim/prices", **prices)
+            with self._trading:
+                if prices := dict(self.prices):
+                    self.post("/sim/prices", **prices)
 
     @contextlib.contextmanager
     def full_house(self, customer: "Customer") -> Iterator[None]:
