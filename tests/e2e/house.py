@@ -283,9 +283,23 @@ class House:
     def audit(self, *, finished: bool = True) -> "Audit":
         """Reads the whole log and the whole book, and checks every invariant that can be seen from outside; with
         `finished` also that every run has ended and every order is final."""
-        return asyncio.run(self._audit(*self.books(), finished))
+        read = until(self._at_rest, 20, "the log is read before it grows")
+        assert read is not None
+        checker = read.checker
+        checker.check()
+        if not checker.unreadable:
+            checker.equals_live(read.live)
+        if finished:
+            checker.all_final()
+        return read
 
-    async def _audit(self, rows: list[Any], trades: list[Trade], finished: bool) -> "Audit":
+    def _at_rest(self) -> "Audit | None":
+        """Everything as of one moment; None if somebody appended meanwhile."""
+        before = self.redis().hgetall(Keys().position)
+        read = asyncio.run(self._read(*self.books()))
+        return read if self.redis().hgetall(Keys().position) == before else None
+
+    async def _read(self, rows: list[Any], trades: list[Trade]) -> "Audit":
         log = await open_log(self.redis_url, clock=SystemClock(), defaults=DEFAULTS)
         try:
             _, live, corrupt = await live_states(log)
@@ -304,11 +318,6 @@ class House:
         checker = Checker(
             records, rows, trades, log_ids=log.log_ids, accounts=accounts, unreadable=frozenset(unreadable)
         )
-        checker.check()
-        if not unreadable:
-            checker.equals_live({state.id: state for state in live})
-        if finished:
-            checker.all_final()
         return Audit(records, rows, trades, {state.id: state for state in live}, checker)
 
 
