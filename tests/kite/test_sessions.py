@@ -3,7 +3,7 @@
 import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -81,11 +81,10 @@ class World:
         async with asyncio.timeout(60):
             while True:
                 await self.later()
-                try:
+                with suppress(LogUnavailable):
                     if (found := await self.sessions.kite(user_id)) is not None:
                         return found
-                except LogUnavailable:
-                    await asyncio.sleep(0)
+                await asyncio.sleep(0.01)  # the reading goes on meanwhile, and no session ends of old age
 
     async def account(self, user_id: int) -> KiteAccount:
         found = await self.sessions.kite(user_id)
