@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -38,6 +39,10 @@ def test_a_mistyped_command_is_met_with_near_names() -> None:
 
 def test_no_command_shows_the_help() -> None:
     assert "events" in here().out
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert here("--version").out == f"bahi {version('bahi')}\n"
 
 
 def test_settings_that_cannot_be_used_are_named_all_at_once() -> None:

@@ -1,7 +1,7 @@
 """The `bahi` command. A command's module is loaded when it is called, so that the others cost nothing."""
 
 from importlib import import_module
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -91,5 +91,17 @@ app = typer.Typer(
 )
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # the other commands do without
+
+        typer.echo(f"bahi {version('bahi')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _bahi() -> None: ...
+def _bahi(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None: ...
