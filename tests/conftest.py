@@ -7,7 +7,6 @@ and to copy a hundred databases on a disk is half of a run's time. No test pulls
 killed process has written is there on either. With TMPDIR set the files are there, and what pytest keeps stays.
 """
 
-import gc
 import importlib
 import importlib.util
 import logging
@@ -32,6 +31,7 @@ from redis.asyncio import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from bahi.quiet import settle_memory
 from bahi.servers import EmbeddedPostgres, EmbeddedRedis
 
 CONTAINERS = os.environ.get("BAHI_TEST_SERVERS") == "containers"
@@ -68,10 +68,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Python looks for cycles of objects seldom, and never in what was imported: a tenth of a run's time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    """What was imported stays: not to look at it again and again saves a tenth of a run's time."""
+    settle_memory()
 
 
 def _remove(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Where simulated lives take place: a real Redis and a real PostgreSQL, emptied between two lives."""
 
 import asyncio
-import gc
 import random
 import selectors
 from collections.abc import Coroutine, Iterator
@@ -19,6 +18,7 @@ from bahi.database.engine import create_engine
 from bahi.database.migrate import migrate
 from bahi.database.tables import metadata
 from bahi.drill.damage import tear
+from bahi.quiet import settled_memory
 from bahi.servers import EmbeddedPostgres, EmbeddedRedis
 from bahi.servers.append_only import append_only_file
 from eventstore.envelope import Raw
@@ -32,9 +32,6 @@ GROWN: Final = 16 * 1024 * 1024
 """Bytes of the append-only file after which it is begun anew."""
 TURNS: Final = 8
 """Of the event loop, with something to do in each, after which it looks for what came from outside."""
-COLLECTED: Final = (100_000, 50, 1_000)
-"""How many more objects there are, and how many collections of a generation, before Python looks for cycles: a life
-makes few of them, and as it comes Python spends a sixth of it on looking, mostly at what was imported."""
 LOG_ID: Final = "SIML"
 """What the tags of every life's orders begin with: upon the tags depends what the broker does."""
 
@@ -150,23 +147,10 @@ async def _alone(work: Coroutine[Any, Any, None]) -> None:
 
 
 @contextmanager
-def _seldom_collected() -> Iterator[None]:
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTED)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
-
-
-@contextmanager
 def open_stage(home: Path) -> Iterator[Stage]:
     """Servers of its own in `home`."""
     with (
-        _seldom_collected(),
+        settled_memory(),
         EmbeddedRedis(home, appendfsync="no", config={"save": ""}) as redis,
         EmbeddedPostgres(home, config=HASTY) as postgres,
     ):
