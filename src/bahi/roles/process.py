@@ -19,7 +19,6 @@ from bahi.roles.base import Partition, Role
 from bahi.roles.ending import Ending
 from bahi.roles.heartbeat import beat
 from bahi.roles.market import MarketRole
-from bahi.roles.rest import RestRole
 from bahi.roles.scheduler import SchedulerRole
 from bahi.roles.updates import UpdatesRole
 from bahi.roles.worker import WorkerRole
@@ -44,13 +43,19 @@ __all__ = ["ROLES", "UnknownRole", "all_wanted", "report_restart", "run_roles"]
 log = structlog.get_logger(__name__)
 
 
+def _rest(house: House, partitions: Sequence[Partition]) -> Role:
+    from bahi.roles.rest import RestRole  # the other roles start sooner without FastAPI
+
+    return RestRole(house, partitions)
+
+
 ROLES: Final[dict[str, Callable[[House, Sequence[Partition]], Role]]] = {
     "archive": ArchiveRole,
     "worker": WorkerRole,
     "updates": UpdatesRole,
     "market": MarketRole,
     "scheduler": SchedulerRole,
-    "api": RestRole,
+    "api": _rest,
 }
 """In the order of starting; they are stopped in the reverse one."""
 FOLLOWERS: Final = frozenset({"updates", "market", "scheduler"})
