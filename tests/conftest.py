@@ -41,6 +41,8 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=False, pri
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
+LONG = ("chaos/test_processes.py", "simulation/test_lives.py", "e2e/test_drill.py", "simulation/test_points.py")
+"""The files that take minutes, the longest first."""
 MEMORY = Path("/dev/shm")
 ENOUGH = 2 * 2**30
 """Bytes free in it: several times what three workers use."""
@@ -67,6 +69,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones come first, so that nobody works at the last of them alone."""
+    order = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(f"{item.path.parent.name}/{item.path.name}", len(LONG)))
+
+
 def pytest_collection_finish() -> None:
     """What was imported stays: not to look at it again and again saves a tenth of a run's time."""
     settle_memory()
@@ -91,10 +99,10 @@ def _roomy(folder: Path) -> bool:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Tests wait for servers, for other processes and for the clock: one more at a time than there are cores; and not
+    """Tests wait for servers, for other processes and for the clock: two more at a time than there are cores; and not
     very many, since each has its servers, and files are not of one size."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores + 1, 8)
+    return min(cores + 2, 8)
 
 
 @pytest.fixture(autouse=True)
