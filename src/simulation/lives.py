@@ -1,9 +1,13 @@
 """Lives by their seeds: each lived on a stage, with what was violated, what went wrong, and its story."""
 
 import asyncio
+import signal
 import time
+import traceback
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Final
 
 from msgspec import Struct, field
@@ -16,7 +20,7 @@ from simulation.world import STRATEGIES, World
 __all__ = ["HANGS", "Life", "live"]
 
 HANGS: Final = 120.0
-"""Seconds of real time after which a life counts as one that hangs; a life takes a fraction of a second."""
+"""Seconds of real time, or of the processor's, after which a life hangs; it takes seconds at most."""
 
 
 class Life(Struct, frozen=True, kw_only=True):
@@ -41,12 +45,20 @@ class Life(Struct, frozen=True, kw_only=True):
 
 
 def live(
-    stage: Stage, seed: int, enabled: Collection[Fault] = EVERY, *, strategies: int = STRATEGIES, days: int = 1
+    stage: Stage,
+    seed: int,
+    enabled: Collection[Fault] = EVERY,
+    *,
+    strategies: int = STRATEGIES,
+    days: int = 1,
+    patience: float = HANGS,
 ) -> Life:
-    """One life, the same for the same seed, faults, strategies and days. One that hangs is broken off and told of."""
+    """One life, the same for the same seed, faults, strategies and days. One that hangs is broken off after `patience`
+    seconds and told of. To be called in the main thread."""
     begun = time.perf_counter()
     world = World(stage, seed, enabled, strategies=strategies, days=days)
-    stage.run(_within(world, HANGS))
+    with suppress(_Hangs), _broken_off(world, patience):
+        stage.run(_within(world, patience))
     types: Counter[str] = Counter(record.event.type for record in world.history) or world.watch.types
     return Life(
         seed=seed,
@@ -61,6 +73,28 @@ def live(
         calls=world.traffic.count,
         seconds=time.perf_counter() - begun,
     )
+
+
+class _Hangs(BaseException):
+    """Raised wherever a life is; nothing in the engine takes it for an error that it knows."""
+
+
+@contextmanager
+def _broken_off(world: World, seconds: float) -> Iterator[None]:
+    """What never waits lets no other task have a turn, the one that looks at the clock included; but it works."""
+
+    def break_off(_number: int, frame: FrameType | None) -> None:
+        where = "".join(traceback.format_stack(frame)[-8:])
+        world.found.append(f"liveness: the life hangs, after {seconds:g} s of the processor's time, in\n{where}")
+        raise _Hangs
+
+    before = signal.signal(signal.SIGPROF, break_off)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 async def _within(world: World, seconds: float) -> None:

@@ -1,19 +1,22 @@
 """Seeds of the simulated world, the same in every run, and every seed that ever showed a violation."""
 
+import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bahi.prove.lives import LivesReport, read_seeds
 from eventstore.keys import Keys
+from handlers.worker import Worker
 from simulation.faults import EVERY, Fault, UnknownFault, parse_faults
 from simulation.lives import live
 from simulation.stage import GROWN, Stage, open_stage
-from simulation.world import STRATEGIES
+from simulation.world import STRATEGIES, World
 from tests.simulation.living import SEEDS, lived
 
 FIRSTS, EACH = tuple(range(1, 201, 25)), 25
@@ -73,6 +76,32 @@ def test_without_faults_nothing_goes_wrong(stage: Stage) -> None:
     life = live(stage, 11, frozenset())
     assert (life.found, life.fired) == ([], {})
     assert life.types["STRATEGY_STOPPED"] == 5
+
+
+async def waits_for_ever(*_: Any, **__: Any) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def never_waits(*_: Any, **__: Any) -> None:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "hangs"),
+    [(World, "_pass", waits_for_ever), (World, "_pass", never_waits), (Worker, "step", never_waits)],
+)
+def test_a_life_that_hangs_is_broken_off_and_told_and_the_next_one_lives(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, hangs: Callable[..., Awaitable[None]]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, hangs)
+        life = live(stage, 3, frozenset(), patience=1)
+    assert "liveness: the life hangs, after 1 s" in life.found[0]
+    if hangs is never_waits:
+        assert "in never_waits" in life.found[0]
+    assert life.story, "what happened until then is told"
+    assert live(stage, 3, frozenset()).ok
 
 
 def test_the_same_seed_tells_the_same_story_to_the_byte(tmp_path: Path) -> None:
