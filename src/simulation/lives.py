@@ -1,26 +1,18 @@
 """Lives by their seeds: each lived on a stage, with what was violated, what went wrong, and its story."""
 
-import asyncio
-import signal
 import time
-import traceback
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import Final
+from collections.abc import Collection
 
 from msgspec import Struct, field
 
 from domain.values import Duration
 from simulation.faults import EVERY, Fault
+from simulation.hanging import HANGS, live_within
 from simulation.stage import Stage
 from simulation.world import STRATEGIES, World
 
-__all__ = ["HANGS", "Life", "live"]
-
-HANGS: Final = 120.0
-"""Seconds of real time, or of the processor's, after which a life hangs; it takes seconds at most."""
+__all__ = ["Life", "live"]
 
 
 class Life(Struct, frozen=True, kw_only=True):
@@ -57,8 +49,7 @@ def live(
     seconds and told of. To be called in the main thread."""
     begun = time.perf_counter()
     world = World(stage, seed, enabled, strategies=strategies, days=days)
-    with suppress(_Hangs), _broken_off(world, patience):
-        stage.run(_within(world, patience))
+    live_within(stage, world, patience)
     types: Counter[str] = Counter(record.event.type for record in world.history) or world.watch.types
     return Life(
         seed=seed,
@@ -73,33 +64,3 @@ def live(
         calls=world.traffic.count,
         seconds=time.perf_counter() - begun,
     )
-
-
-class _Hangs(BaseException):
-    """Raised wherever a life is; nothing in the engine takes it for an error that it knows."""
-
-
-@contextmanager
-def _broken_off(world: World, seconds: float) -> Iterator[None]:
-    """What never waits lets no other task have a turn, the one that looks at the clock included; but it works."""
-
-    def break_off(_number: int, frame: FrameType | None) -> None:
-        where = "".join(traceback.format_stack(frame)[-8:])
-        world.found.append(f"liveness: the life hangs, after {seconds:g} s of the processor's time, in\n{where}")
-        raise _Hangs
-
-    before = signal.signal(signal.SIGPROF, break_off)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
-
-
-async def _within(world: World, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await world.live()
-    except TimeoutError:
-        world.found.append(f"liveness: the life hangs, after {seconds:g} s of real time: {world.traffic.parked}")

@@ -5,7 +5,6 @@ by itself, the scenario goes on to its end, and is judged as any simulated life 
 must have come about, or the log must say why it did not.
 """
 
-import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
@@ -15,7 +14,7 @@ from msgspec import Struct
 
 from domain.values import SECOND, Duration, Instant
 from simulation.enacted import Enacted
-from simulation.lives import HANGS
+from simulation.hanging import HANGS, live_within
 from simulation.scenarios import Scenario
 from simulation.stage import Stage
 from simulation.wire import Crossing, Verdict
@@ -84,7 +83,7 @@ class Point(Struct, frozen=True, kw_only=True):
 def calls(stage: Stage, scenario: Scenario) -> list[str]:
     """The calls of the scenario's window when none fails, in their order: the n-th is struck first by `points`' n."""
     run = _Struck(stage, scenario, ())
-    stage.run(_within(run, HANGS))
+    live_within(stage, run, HANGS)
     if run.found:
         raise AssertionError(f"without any fault {scenario.name} violates: {run.found}")
     return run.names
@@ -127,7 +126,7 @@ def enact(stage: Stage, scenario: Scenario, strikes: Sequence[Strike] = ()) -> P
     """One run. One that hangs is broken off and told of."""
     begun = time.perf_counter()
     run = _Struck(stage, scenario, strikes)
-    stage.run(_within(run, HANGS))
+    live_within(stage, run, HANGS)
     outcome = run.outcome
     return Point(
         scenario=scenario.name,
@@ -188,11 +187,3 @@ class _Struck(Enacted):
                 await self.die(self.processes[crossing.wire.name])
             case PointKind.CANCELLED:
                 await self.die(self.processes[crossing.wire.name])
-
-
-async def _within(run: Enacted, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await run.live()
-    except TimeoutError:
-        run.found.append(f"liveness: the run hangs, after {seconds:g} s of real time: {run.traffic.parked}")
