@@ -114,7 +114,7 @@ def _lives(lives: LivesReport, results: Mapping[str, Any]) -> list[str]:
         "",
         "How often each event came about:",
         "",
-        *_table(("event", "times"), [(name, f"{count:,}") for name, count in lives.types.items()]),
+        *_table(("event", "times"), [(name, f"{count:,}") for name, count in sorted(lives.types.items())]),
         "",
     ]
 
