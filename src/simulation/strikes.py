@@ -1,5 +1,6 @@
 """What each fault does to a world when it strikes at a call that waits at its gate."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import ResponseError
@@ -110,7 +111,7 @@ class Strikes:
             case Fault.GROUP_LOST:
                 self._tell(fault, crossing)
                 stream = chance.choice(list(Keys().streams.values()))
-                self._world.change_redis(lambda: self._world.looker.xgroup_destroy(stream, GROUP))
+                self._world.change_redis(lambda: self._destroy_group(stream))
             case Fault.POSTGRES_AWAY:
                 self._tell(fault, crossing)
                 self._world.postgres_away_until = now + chance.choice((5 * SECOND, MINUTE, 4 * MINUTE))
@@ -143,6 +144,10 @@ class Strikes:
         if process is None or process.paused_until > now or process.state is State.STARTING:
             self.take_over(name)
             self._world.at(now + SECOND, lambda: self._mind(name))
+
+    def _destroy_group(self, stream: str) -> None:
+        with suppress(ResponseError):  # a Redis that was emptied has no such stream
+            self._world.looker.xgroup_destroy(stream, GROUP)
 
     def _sweep(self) -> None:
         """Messages of which a torn file knows no longer that they were acknowledged are in nobody's hand; they are
