@@ -50,8 +50,8 @@ class Idle:
         self._instruments = instruments
         self._users = sorted(users)
         self._keys = Keys()
-        self._since: dict[int, Instant] = {}
-        """When each strategy was first seen to want something that nobody did."""
+        self._since: dict[int, tuple[int, Instant]] = {}
+        """The version at which each strategy was first seen to want something that nobody did, and when."""
         self._looked_at: Instant = 0
         self._calm_since: Instant = 0
 
@@ -75,7 +75,7 @@ class Idle:
             return []
         self._looked_at = now
         awake = {each.id: each for each in states.values() if _may_want(each)}
-        self._since = {each: at for each, at in self._since.items() if each in awake}
+        self._since = {each: seen for each, seen in self._since.items() if each in awake}
         if not awake:
             return []
         symbols = sorted({state.symbol for state in awake.values()})
@@ -108,9 +108,14 @@ class Idle:
             wanted = [event.type for event in decide_next(state, facts).events]
             if not wanted and _exit_is_due(state, facts):
                 wanted = ["an exit"]
+            version, since = self._since.get(state.id, (state.version, now))
             if not wanted:
                 self._since.pop(state.id, None)
-            elif (waits := now - max(self._calm_since, self._since.setdefault(state.id, now))) > PATIENCE:
+                continue
+            if version != state.version:  # somebody minded it, and it wants something again
+                version, since = state.version, now
+            self._since[state.id] = version, since
+            if (waits := now - max(self._calm_since, since)) > PATIENCE:
                 what = f"strategy {state.id} wants {', '.join(wanted)}"
                 found.append(f"idle: {what}, and for {waits / SECOND:.0f} s nobody minds it")
         return found

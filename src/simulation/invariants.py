@@ -223,7 +223,9 @@ class Checker:
                     self._complain("9", f"{where}: {tag} is recovered and was never lost")
                 self.intents[tag] = Asked(record, event.kind, event.run, event.symbol, event.quantity, event.product)
                 open_tags.add(tag)
-                if evolve(state, event).lock_state != tag:
+                if evolve(state, event).lock_state == tag:
+                    self._last_of_kind[strategy_id, event.run, event.kind] = tag
+                else:
                     self.surfaced.add(tag)
             case OrderFinalized(tag=tag, final=final):
                 if tag not in self.intents:

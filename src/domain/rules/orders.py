@@ -222,7 +222,7 @@ def ended_short(state: State, facts: Facts) -> Step:
             delay = policy.session_patience  # the user may log in any moment
         elif order.counted:
             patient = not order.curable or attempt >= policy.max_attempts
-            delay = policy.alert_repeat if patient else _backoff(attempt, facts)
+            delay = policy.square_off_patience * _longer(state) if patient else _backoff(attempt, facts)
         else:
             delay = _uncounted_backoff(state, order, facts)
         return (_retry(state, order, facts, delay),)
@@ -311,8 +311,12 @@ def _uncounted_backoff(state: State, order: Order, facts: Facts) -> Duration:
 
 
 def _limit_backoff(state: State, facts: Facts) -> Duration:
-    """Longer the more orders the run has had, so that the numbers of a tag (1,295 a run) last a whole day."""
-    return facts.policy.limit_backoff * (1 + state.orders // 32)
+    return facts.policy.limit_backoff * _longer(state)
+
+
+def _longer(state: State) -> int:
+    """The more orders the run has had, so that the numbers of a tag (1,295 a run) last a whole day."""
+    return 1 + state.orders // 32
 
 
 QUICK: Const = 600

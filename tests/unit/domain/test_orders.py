@@ -196,7 +196,7 @@ def test_surfaced_shares_are_alerted_again_while_there_is_no_broker_session():
 
 def test_a_refused_sale_of_surfaced_shares_is_tried_again_for_ever_but_slowly():
     story = given(SURFACED).when(woken)
-    for attempt, pause in ((1, 1), (2, 2), (3, 300), (4, 300)):
+    for attempt, pause in ((1, 1), (2, 2), (3, 30), (4, 30)):
         now = story.scene.facts.now
         story.when(rejected()).then(retry_required(attempt=attempt, not_before=now + pause * 1_000_000))
         story.when(later(pause))

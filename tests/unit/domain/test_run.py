@@ -448,7 +448,7 @@ def test_shares_of_a_failed_run_are_not_sold_unasked_not_even_by_stop_or_time():
 def test_a_square_off_after_an_abort_that_is_refused_is_tried_again_with_pauses():
     """It was once tried again without end and without a pause, the abort being still remembered."""
     story = given(started, bought(), aborted(), decided).when(stop_requested(square_off=True)).then(execute_sell(10))
-    for pause in (1, 2, 300, 300):
+    for pause in (1, 2, 30, 30):
         now = story.scene.facts.now
         rejected()(story.scene)
         story.when(woken)
@@ -457,6 +457,17 @@ def test_a_square_off_after_an_abort_that_is_refused_is_tried_again_with_pauses(
         assert not story.state.unresolved
         story.when(later(0.5))
         assert story.state.unresolved
+
+
+def test_a_square_off_that_is_refused_for_want_of_margin_is_tried_twice_a_minute_and_its_tags_last_the_day():
+    """Its user may put in margin any moment; that it was tried every five minutes only, two of 20,000 lives showed."""
+    story = given(started, bought(), aborted(), decided).when(stop_requested(square_off=True)).then(execute_sell(10))
+    story.when(rejected("MARGIN", curable=False)).then(retry_required(not_before=story.scene.facts.now + 30_000_000))
+    while story.scene.facts.now < story.state.close_at - 60_000_000 * 30:
+        story.when(later(30 * (1 + story.state.orders // 32)))
+        assert story.state.unresolved
+        story.when(rejected("MARGIN", curable=False))
+    assert 100 < story.state.orders < 36**2
 
 
 def test_a_square_off_waits_for_the_market_to_open():
