@@ -124,7 +124,7 @@ def as_line(raw: Raw, source: Source, it: Stored | None) -> bytes:
         elif user_id:
             subject = f"user/{user_id}"
         line = _Line(
-            id=_clean(it.event_id) or f"{kind}-{position}",
+            id=_clean(it.event_id) or f"{_clean(kind) or CORRUPT}-{position}",
             source=source.uri,
             type=_clean(kind) or CORRUPT,
             time=at,
