@@ -132,16 +132,10 @@ _INTENTS: dict[Kind, type[Intent]] = {
 
 
 def end_run(state: State, facts: Facts, reason: Exit) -> tuple[Event, ...]:
-    """Of an end that was told, and whose second half was lost with the end of the log, only that half is told again."""
-    stopped = StrategyStopped(
-        run=state.run,
-        reason=state.exit_reason or reason,
-        at=facts.now,
-        open_quantity=max(0, state.open_quantity),
+    return (
+        StrategyExited(run=state.run, reason=reason, realised=realised(state)),
+        StrategyStopped(run=state.run, reason=reason, at=facts.now, open_quantity=max(0, state.open_quantity)),
     )
-    if state.exit_reason is not None:
-        return (stopped,)
-    return StrategyExited(run=state.run, reason=reason, realised=realised(state)), stopped
 
 
 def realised(state: State) -> Money:

@@ -71,7 +71,6 @@ from domain.events import (
     BuyTriggered,
     OrderFilled,
     SellTriggered,
-    StrategyExited,
     StrategyReady,
     StrategyRunning,
     StrategyStarted,
@@ -465,13 +464,6 @@ def test_a_square_off_after_an_abort_that_is_refused_is_tried_again_with_pauses(
         assert not story.state.unresolved
         story.when(later(0.5))
         assert story.state.unresolved
-
-
-def test_an_end_whose_second_half_was_lost_is_told_once():
-    """Redis was lost between the two, which are one batch, and the archive had the first of them only."""
-    exited = StrategyExited(run=given(started).state.run, reason=Exit.USER, realised=Decimal(0))
-    story = given(started, stop_requested(), lambda scene: scene.fold(exited)).when(woken)
-    assert [event.type for event in story.scene.decided] == ["STRATEGY_STOPPED"]
 
 
 def test_a_square_off_that_is_refused_for_want_of_margin_is_tried_twice_a_minute_and_its_tags_last_the_day():
