@@ -45,7 +45,7 @@ LONG = ("chaos/test_processes.py", "simulation/test_lives.py", "e2e/test_drill.p
 """The files that take minutes, the longest first."""
 MEMORY = Path("/dev/shm")
 ENOUGH = 2 * 2**30
-"""Bytes free in it: several times what three workers use."""
+"""Bytes free in it: several times what the workers of a small machine use."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -40,8 +40,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     session_patience: Duration = 5 * SECOND
     """How often shares that wait for the user to connect the broker again are looked at, or tried to be sold."""
     square_off_patience: Duration = 30 * SECOND
-    """How often the shares of an ended run are tried to be sold that the broker refuses to take: its user wants them
-    sold, and may put in margin any moment. Longer the more orders the run has had."""
+    """How often shares that no run minds any more, of a square-off or surfaced, are tried to be sold while the broker
+    refuses them: the user may put in margin any moment. Longer the more orders the run has had."""
     alert_repeat: Duration = 5 * MINUTE
     mis_cutoff: dt.time = dt.time(15, 15)
     max_notional: Money = Decimal(10_000_000)

@@ -127,6 +127,17 @@ def test_while_the_day_goes_on_what_is_not_told_yet_is_no_finding(ordinary: Day)
         assert rules(beginning.judged(ended=False)) <= ahead | {Rule.FILLS}, length
 
 
+def test_an_end_may_be_told_again_when_its_second_half_was_lost_with_the_log(ordinary: Day) -> None:
+    """Also of a strategy that had nothing at stake, for which there is no STRATEGY_RECOVERED."""
+    for epoch, expected in (("new", set()), ("old", {Rule.LIFE})):
+        day = ordinary.copy()
+        exited = day.one("STRATEGY_EXITED", SELLER)
+        day.insert(exited, exited["data"])
+        lost = {"type": "SYSTEM_RECOVERY", "old_epoch": "old", "new_epoch": epoch}
+        day.insert(exited, lost, strategyid="0", userid="0", id="lost", correlationid="lost", version=0)
+        assert rules(day.judged()) == expected, told(day.judged())
+
+
 # --- tampered with
 
 

@@ -123,10 +123,11 @@ def as_line(raw: Raw, source: Source, it: Stored | None) -> bytes:
             subject = f"strategy/{strategy_id}"
         elif user_id:
             subject = f"user/{user_id}"
+        shown = _clean(kind) or CORRUPT
         line = _Line(
-            id=_clean(it.event_id) or f"{_clean(kind) or CORRUPT}-{position}",
+            id=_clean(it.event_id) or f"{shown}-{position}",
             source=source.uri,
-            type=_clean(kind) or CORRUPT,
+            type=shown,
             time=at,
             subject=subject,
             position=position,

@@ -43,6 +43,9 @@ def read_all(lines: Iterable[Any]) -> Told:
 
 def _of_no_strategy(told: Told, entry: Entry) -> None:
     match entry.type:
+        case "SYSTEM_RECOVERY" if entry.data.get("old_epoch") != entry.data.get("new_epoch"):
+            for strategy in told.strategies.values():
+                strategy.exited = False  # the end of the log is gone: of an exit and the stop with it, the stop may be
         case "USER_HALTED":
             told.halted.add(entry.user)
         case "USER_RESUMED":

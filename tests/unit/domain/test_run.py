@@ -67,14 +67,7 @@ from bahi.testing.story import (
 )
 from domain.calendar import AlwaysOpenCalendar, NseCalendar, instant
 from domain.decide import decide_next
-from domain.events import (
-    BuyTriggered,
-    OrderFilled,
-    SellTriggered,
-    StrategyReady,
-    StrategyRunning,
-    StrategyStarted,
-)
+from domain.events import BuyTriggered, OrderFilled, SellTriggered, StrategyReady, StrategyRunning, StrategyStarted
 from domain.values import Abort, Code, Denial, Exit, Final, Holding, Kind, Product, Refusal, Status
 
 TUESDAY = dt.date(2026, 6, 16)
