@@ -59,6 +59,8 @@ class Traders:
         self._clients: dict[int, httpx.Client] = {}
         self._mine: dict[int, int] = {}
         """Every strategy that was created, with whose it is."""
+        self._stops: dict[int, set[float]] = {}
+        """By user, those that were asked for."""
         self._trading = threading.Event()
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -150,7 +152,12 @@ class Traders:
                 self._ask(user_id, "stop", chosen, {"strategy_id": chosen, "square_off": square_off})
             elif mine and dice < 0.24:
                 chosen = rng.choice(mine[-6:])
-                self._ask(user_id, "update", chosen, {"strategy_id": chosen, "stop_loss": self._stop(SYMBOLS[0], rng)})
+                self._ask(
+                    user_id,
+                    "update",
+                    chosen,
+                    {"strategy_id": chosen, "stop_loss": self._stop(user_id, SYMBOLS[0], rng)},
+                )
             elif dice < 0.27:
                 self._ask(user_id, "halt", 0, {"square_off": rng.random() < 0.5})
                 self._over.wait(rng.uniform(0.3, 1))
@@ -174,7 +181,7 @@ class Traders:
             "quantity": rng.choice((1, 5, 10, 50)),
             "buy_time": _clock(buy),
             "sell_time": _clock(buy + rng.uniform(2, 7)),
-            "stop_loss": self._stop(symbol, rng),
+            "stop_loss": self._stop(user_id, symbol, rng),
             "product": "CNC",
         }
         told = self._ask(user_id, "create", 0, asked)
@@ -184,9 +191,16 @@ class Traders:
         self._mine[strategy_id] = user_id
         return strategy_id
 
-    def _stop(self, symbol: str, rng: random.Random) -> float:
-        """Far away, or so little below the market that it may be hit within seconds. Hardly ever the same twice: a
-        change to what is already so is answered, and is no event."""
+    def _stop(self, user_id: int, symbol: str, rng: random.Random) -> float:
+        """Far away, or so little below the market that it may be hit within seconds. Of one user never the same twice:
+        a change to what is already so is answered, and is no event."""
+        used = self._stops.setdefault(user_id, set())
+        while (stop := self._wished(symbol, rng)) in used:
+            pass
+        used.add(stop)
+        return stop
+
+    def _wished(self, symbol: str, rng: random.Random) -> float:
         last = self._price(symbol)
         if last is None or rng.random() < 0.4:
             return float(rng.randint(20, 2_000) * GRID)
