@@ -5,7 +5,7 @@ would skip what it missed. So: no retries, explicit time-outs, plain replies (pr
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
 from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from eventstore.errors import outages
@@ -134,18 +135,37 @@ def sibling(client: "Redis", *, single_connection_client: bool = False, **option
 async def command(redis: "Redis", *args: Argument) -> Any:
     """The plain answer to one command, sent once. Raises LogUnavailable: whether it was done is then unknown."""
     with outages():
-        pool = getattr(redis, "connection_pool", None)
-        if not isinstance(pool, Pool):
+        if not isinstance(getattr(redis, "connection_pool", None), Pool):
             return await redis.execute_command(*args)  # type: ignore[no-untyped-call]
-        if redis.single_connection_client:
-            await redis.initialize()
-            async with redis._single_conn_lock:
-                return await _ask(redis.connection, args)
-        connection = await pool.get_connection()
-        try:
-            return await _ask(connection, args)
-        finally:
-            await pool.release(connection)
+        return await _lend(redis, _ask, args)
+
+
+async def commands(redis: "Redis", calls: Sequence[Sequence[Argument]]) -> list[Any]:
+    """The answers to several commands, sent in one go; an answer may be an exception. Raises LogUnavailable."""
+    if not calls:
+        return []
+    with outages():
+        if isinstance(getattr(redis, "connection_pool", None), Pool):
+            found: list[Any] = await _lend(redis, _ask_all, calls)
+            return found
+        pipeline = redis.pipeline(transaction=False)
+        for call in calls:
+            pipeline.execute_command(*call)
+        return await pipeline.execute(raise_on_error=False)
+
+
+async def _lend(redis: "Redis", ask: Callable[[Any, Any], Awaitable[Any]], asked: Any) -> Any:
+    """Asks on one of the client's connections."""
+    if redis.single_connection_client:
+        await redis.initialize()
+        async with redis._single_conn_lock:
+            return await ask(redis.connection, asked)
+    pool: Any = redis.connection_pool
+    connection = await pool.get_connection()
+    try:
+        return await ask(connection, asked)
+    finally:
+        await pool.release(connection)
 
 
 async def _ask(connection: Any, args: Sequence[Argument]) -> Any:
@@ -154,22 +174,25 @@ async def _ask(connection: Any, args: Sequence[Argument]) -> Any:
     return await connection.read_response()
 
 
-async def commands(redis: "Redis", calls: Sequence[Sequence[Argument]]) -> list[Any]:
-    """The answers to several commands, sent in one go; an answer may be an exception. Raises LogUnavailable."""
-    pipeline = redis.pipeline(transaction=False)
-    for call in calls:
-        pipeline.execute_command(*call)
-    with outages():
-        answers: list[Any] = await pipeline.execute(raise_on_error=False)
-    return answers
+async def _ask_all(connection: Any, calls: Sequence[Sequence[Argument]]) -> list[Any]:
+    """As a pipeline; the answers to those that the server refused are its errors."""
+    await connection.send_packed_command([part for call in calls for part in connection.pack_command(*call)])
+    found: list[Any] = []
+    for _ in calls:
+        try:
+            found.append(await connection.read_response())
+        except ResponseError as error:
+            found.append(error)
+    return found
 
 
 async def answers(redis: "Redis", calls: Sequence[Sequence[Argument]]) -> list[Any]:
     """As `commands`, and the first exception among the answers is raised."""
     found = await commands(redis, calls)
-    for each in found:
-        if isinstance(each, Exception):
-            raise each
+    with outages():
+        for each in found:
+            if isinstance(each, Exception):
+                raise each
     return found
 
 

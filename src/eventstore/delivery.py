@@ -1,6 +1,6 @@
 """A message of the consumer group in the hands of a worker, and the commands that bring it there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -9,13 +9,13 @@ from redis.exceptions import ResponseError
 
 from domain.values import Priority
 from eventstore.batch import Ack
-from eventstore.clients import Argument, command
+from eventstore.clients import Argument, answers, command
 from eventstore.envelope import Raw, Recorded, decode, owner_of
 from eventstore.errors import CorruptEvent, LogLost
 from eventstore.keys import GROUP, Keys
 from eventstore.reading import parse
 
-__all__ = ["Delivery", "Entry", "Inbox", "Undecodable", "new_of", "own_of"]
+__all__ = ["Delivery", "Entry", "Inbox", "Undecodable", "acknowledge", "new_of", "own_of"]
 
 TAKE_OVER_AFTER_MS = 2000
 """A message that is pending for longer belongs to a dead worker: it is held for milliseconds only."""
@@ -124,10 +124,6 @@ class Inbox:
         """The last take-over reached the end of the pending entries."""
         return self._cursor == b"0-0"
 
-    async def acknowledge(self, redis: "Redis", positions: Sequence[int]) -> None:
-        if positions:
-            await self._command(redis, "XACK", self._key, GROUP, *(f"{each}-0" for each in positions))
-
     async def _again(self, redis: "Redis", entries: Sequence[Any]) -> tuple[list[Entry], list[int], int]:
         """Delivered before: find out how often."""
         if not entries:
@@ -176,6 +172,13 @@ async def own_of(redis: "Redis", inboxes: Sequence[Inbox], count: int) -> list[t
     round trip when there are none. Raises what `Inbox.own` raises."""
     found = await _read(redis, inboxes, b"0-0", count)
     return [(await inbox._again(redis, found.get(inbox._key, ())))[:2] for inbox in inboxes]
+
+
+async def acknowledge(redis: "Redis", done: Mapping[Inbox, Sequence[int]]) -> None:
+    """Positions of each inbox that need nothing more, in one round trip. Raises LogUnavailable."""
+    if done:
+        calls = [("XACK", inbox._key, GROUP, *(f"{each}-0" for each in of)) for inbox, of in done.items()]
+        await answers(redis, calls)
 
 
 async def _read(redis: "Redis", inboxes: Sequence[Inbox], after: bytes, count: int) -> dict[str, Sequence[Any]]:

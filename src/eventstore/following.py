@@ -67,14 +67,15 @@ class Tail:
         self._page = page
         self._cursor = dict.fromkeys(CLASSES, after)
         self._held: dict[int, Raw] = {}
-        self._behind = False
+        self.behind = False
+        """The log goes on after what it has shown: it was appended to in between, or trimmed before it was seen."""
 
     async def look(self, *, wait: bool) -> list[Raw]:
         """What has come; with `wait` after BLOCK_MS at most. Raises LogHole when one is missing, LogLost,
         LogUnavailable."""
         # While something is missing the streams are asked all at once; a wait may answer for one stream only.
         complete = bool(self._held)
-        reply = await self._xread(wait=wait and not self._held and not self._behind)
+        reply = await self._xread(wait=wait and not self._held and not self.behind)
         await others_first()  # a worker of this process may have had its answer in the same moment
         for name, entries in reply:
             stream = self._keys.class_of(name)
@@ -90,11 +91,11 @@ class Tail:
         if self._held and complete and not found:  # what came before the hole goes first
             raise LogHole(self.seen + 1)
         if reply or self._held:
-            self._behind = False
-        elif self._behind:
+            self.behind = False
+        elif self.behind:
             raise LogHole(self.seen + 1)  # what came was trimmed before it was seen here
         else:
-            self._behind = await verify(self._reader, self._keys, self._epoch, self.seen) > self.seen
+            self.behind = await verify(self._reader, self._keys, self._epoch, self.seen) > self.seen
         return found
 
     async def _xread(self, *, wait: bool) -> list[Any]:

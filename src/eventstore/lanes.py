@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from domain.values import Priority
 from eventstore.clients import BLOCK_MS, command, reader_client
-from eventstore.delivery import Delivery, Entry, Inbox, Undecodable, new_of, own_of
+from eventstore.delivery import Delivery, Entry, Inbox, Undecodable, acknowledge, new_of, own_of
 from eventstore.envelope import Recorded
 from eventstore.errors import LogHole, LogLost, LogUnavailable
 from eventstore.keys import CLASSES
@@ -30,6 +30,8 @@ TRIES = 3
 _TAKE_OVER_EVERY = 0.5
 _ACKNOWLEDGE_EVERY = 0.1
 _BACK_OFF = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_FEW = 4
+"""How many of a class a step takes in hand."""
 
 
 def _ignore(*_: object) -> None:
@@ -216,13 +218,13 @@ class Lanes:
             await self._flush_idle()
 
     async def _flush_idle(self) -> None:
-        for stream, inbox in self._inboxes.items():
-            positions, self._idle[stream] = self._idle[stream], []
-            try:
-                await inbox.acknowledge(self.log.redis, positions)
-            except LogUnavailable as error:
-                self._on_trouble(error)  # they are pending still, and come again
-                self._to_redo.add(stream)
+        done = {self._inboxes[stream]: positions for stream, positions in self._idle.items() if positions}
+        self._idle = {each: [] for each in CLASSES}
+        try:
+            await acknowledge(self.log.redis, done)
+        except LogUnavailable as error:
+            self._on_trouble(error)  # they are pending still, and come again
+            self._to_redo.update(inbox.stream for inbox in done)
 
     async def _work(self, entry: Entry) -> None:
         message = entry.message
@@ -263,7 +265,7 @@ class Lanes:
         if gone:
             self.gone += len(gone)
             self._on_gone(inbox.stream, gone)
-            await inbox.acknowledge(reader, gone)
+            await acknowledge(reader, {inbox: gone})
 
     async def _pause(self, stream: Priority) -> None:
         """A little longer after each setback; a stop ends it."""
@@ -276,13 +278,14 @@ class Lanes:
 
     # --- one by one ------------------------------------------------------------------------------------------------
 
-    async def step(self, limit: int | None = None, *, own: bool = True) -> int:
+    async def step(self, limit: int | None = None, *, own: bool = True, on_empty: Callable[[], None] = _ignore) -> int:
         """Handle what is there now, up to `limit` messages, without waiting: for simulations.
 
-        One after the other: after each the most urgent class is asked first again; within a class own pending ones
-        before new ones, in position order. What stays unacknowledged is delivered again by the next call. Not `own`:
-        nothing of this consumer's is pending, so only new ones are asked for. Returns how many were taken, those
-        without a reaction included.
+        One after the other: own pending ones, then new ones, a few of each class at a time; of those in hand the most
+        urgent class first, in position order. What stays unacknowledged is delivered again by the next call. Not
+        `own`: nothing of this consumer's is pending, so only new ones are asked for. `on_empty` is called in the moment
+        in which the streams hold nothing new for anybody. Returns how many were taken, those without a reaction
+        included.
         """
         redis, inboxes = self.log.redis, list(self._inboxes.values())
         held: list[list[Entry]] = [[] for _ in inboxes]
@@ -292,12 +295,11 @@ class Lanes:
                 await self._report(redis, inboxes[at], gone)
         taken = 0
         while limit is None or taken < limit:
-            if empty := [at for at, entries in enumerate(held) if not entries]:
-                fresh = await new_of(redis, [inboxes[at] for at in empty], 1)
-                for at, entries in zip(empty, fresh, strict=True):
-                    held[at] = entries
+            if not any(held):
+                held = await new_of(redis, inboxes, _FEW)
             urgent = next((at for at, entries in enumerate(held) if entries), None)
             if urgent is None:
+                on_empty()
                 break
             taken += 1
             await self._one(inboxes[urgent], held[urgent].pop(0))

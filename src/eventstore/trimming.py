@@ -5,7 +5,7 @@ when every consumer group of its stream has had it delivered and has acknowledge
 on in the archive.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -15,9 +15,9 @@ from sqlalchemy import func, select
 from domain.values import Duration, Instant, Priority
 from eventstore.archive import PostgresArchive, archive_outages
 from eventstore.archive_tables import events, seals
-from eventstore.clients import Argument, commands
+from eventstore.clients import answers, commands
 from eventstore.entries import check_log
-from eventstore.errors import LogError, outages
+from eventstore.errors import LogError
 from eventstore.keys import CLASSES, GROUP
 from eventstore.log import EventLog
 
@@ -64,7 +64,7 @@ async def trim(log: EventLog, archive: PostgresArchive, *, hot: Duration, now: I
 async def _held(log: EventLog) -> dict[Priority, int]:
     """The first position that each stream holds, of those that hold any."""
     calls = [("XRANGE", log.keys.streams[each], "-", "+", "COUNT", 1) for each in CLASSES]
-    firsts = zip(CLASSES, await _answers(log, calls), strict=True)
+    firsts = zip(CLASSES, await answers(log.redis, calls), strict=True)
     return {each: _position(entries[0][0]) for each, entries in firsts if entries}
 
 
@@ -82,8 +82,9 @@ async def _limits(log: EventLog, allowed: int) -> tuple[dict[Priority, int], dic
     """How far each stream may be trimmed, and what holds those back that may not be trimmed so far."""
     limits: dict[Priority, int] = {}
     held: dict[Priority, str] = {}
+    of = await _groups(log, list(log.keys.streams.values()))
     for each, stream in log.keys.streams.items():
-        groups = await _groups(log, stream)
+        groups = of[stream]
         if GROUP not in {group.name for group in groups}:
             held[each] = f"its group {GROUP} is missing"
             continue
@@ -104,23 +105,33 @@ class _Group(Struct, frozen=True):
     oldest: int | None
 
 
-async def _groups(log: EventLog, stream: str) -> list[_Group]:
-    (described,) = await commands(log.redis, [("XINFO", "GROUPS", stream)])
-    if isinstance(described, ResponseError) and "no such key" in str(described):
-        return []
-    if isinstance(described, Exception):
-        raise described
-    groups = [dict(zip(group[::2], group[1::2], strict=True)) for group in described]
-    found = []
-    pendings = await commands(log.redis, [("XPENDING", stream, group[b"name"]) for group in groups])
-    for group, pending in zip(groups, pendings, strict=True):
-        if isinstance(pending, ResponseError) and str(pending).startswith("NOGROUP"):
-            continue  # it is gone since the first look
-        if isinstance(pending, Exception):
-            raise pending
-        oldest = pending[1] and _position(pending[1])
-        found.append(_Group(group[b"name"].decode(errors="replace"), _position(group[b"last-delivered-id"]), oldest))
+async def _groups(log: EventLog, streams: Sequence[str]) -> dict[str, list[_Group]]:
+    """The groups of each stream; none of one that is not there."""
+    described = await commands(log.redis, [("XINFO", "GROUPS", stream) for stream in streams])
+    groups = [
+        (stream, dict(zip(group[::2], group[1::2], strict=True)))
+        for stream, of_it in zip(streams, _unless(described, "no such key"), strict=True)
+        for group in of_it
+    ]
+    pendings = await commands(log.redis, [("XPENDING", stream, group[b"name"]) for stream, group in groups])
+    found: dict[str, list[_Group]] = {stream: [] for stream in streams}
+    for (stream, group), pending in zip(groups, _unless(pendings, "NOGROUP"), strict=True):
+        if pending:  # else it is gone since the first look
+            oldest = pending[1] and _position(pending[1])
+            name, delivered = group[b"name"].decode(errors="replace"), _position(group[b"last-delivered-id"])
+            found[stream].append(_Group(name, delivered, oldest))
     return found
+
+
+def _unless(answers: Iterable[Any], gone: str) -> Iterator[Sequence[Any]]:
+    """The answers, with nothing for those that say that what they were asked about is `gone`."""
+    for answer in answers:
+        if isinstance(answer, ResponseError) and gone in str(answer):
+            yield ()
+        elif isinstance(answer, Exception):
+            raise answer
+        else:
+            yield answer
 
 
 async def _make_sure(archive: PostgresArchive, after: int, upto: int) -> None:
@@ -140,16 +151,7 @@ async def _make_sure(archive: PostgresArchive, after: int, upto: int) -> None:
 async def _xtrim(log: EventLog, upto: Mapping[Priority, int]) -> int:
     streams = log.keys.streams
     calls = [("XTRIM", streams[each], "MINID", "=", f"{limit + 1}-0") for each, limit in upto.items()]
-    return sum(await _answers(log, calls))
-
-
-async def _answers(log: EventLog, calls: Sequence[Sequence[Argument]]) -> list[Any]:
-    answers = await commands(log.redis, calls)
-    with outages():
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-    return answers
+    return sum(await answers(log.redis, calls))
 
 
 def _position(entry_id: bytes) -> int:

@@ -4,9 +4,10 @@ The book is the truth; what wakes a reading is a hint (architecture §5.5). Any 
 the state decides what is new.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 import structlog
+from redis.exceptions import ResponseError
 
 from brokers.port import BookOrder, BookStatus, Broker, BrokerError, PartialReading, Unread
 from domain.events import AlertTriggered, Event, RecoverySettled, UnknownOrderSeen
@@ -25,6 +26,7 @@ from handlers.evidence import Evidence
 from handlers.positions import AccountPositions
 from handlers.reconcile import Searches
 from handlers.repair import look_soundly
+from projections.runtime import CorruptState, decode_state
 
 Seen = tuple[BookStatus, int, str | None]
 PATIENCE: Duration = 5 * SECOND
@@ -87,17 +89,18 @@ class Poller:
             written += await self._alone(row.tag or row.order_id, self._tell(broker, row), of=parse_tag(row.tag))
         shown = frozenset(row.tag for row in rows if row.tag)
         whole = not unread and not self._evidence.lacking
-        for strategy_id in sorted(strategies):
-            written += await self._alone(strategy_id, self._reconcile(strategy_id, shown, asked_at))
-            if self._evidence.whole and strategy_id not in self._failed:
-                written += await self._alone(strategy_id, self._settle(strategy_id, asked_at))
+        is_open = False
+        for strategy_id, state in await self._states(sorted(strategies)):
+            concluded = await self._alone(strategy_id, self._conclude(strategy_id, state, shown, asked_at))
+            is_open = is_open or (state is not None and state.unresolved and not concluded)
+            written += concluded
         if whole:  # what has gone has gone with its day
             ids = {row.order_id for row in rows}
             self._seen = {order_id: seen for order_id, seen in self._seen.items() if order_id in ids}
             self._foreign = {order_id: row for order_id, row in self._foreign.items() if order_id in ids}
         foreign = list(self._foreign.values())
         await self._positions.note(foreign)
-        if whole:
+        if whole and not is_open:  # what moves just now cannot be compared
             await self._positions.check(broker, foreign, at_once=written > 0)
         return written
 
@@ -154,9 +157,28 @@ class Poller:
     async def _look(self, strategy_id: int) -> tuple[State, Facts]:
         return await persist(lambda: look_soundly(self._desk, strategy_id), self._desk.clock)
 
-    async def _reconcile(self, strategy_id: int, shown: frozenset[str], asked_at: Instant) -> int:
-        """An unknown order that the reading of `asked_at` did not show: given up once it is certainly absent."""
-        state, _ = await self._look(strategy_id)
+    async def _states(self, strategies: Sequence[int]) -> list[tuple[int, State | None]]:
+        """Their states, read in one go; None, while one cannot be read: then each is looked at by itself."""
+        if not strategies:
+            return []
+        log = self._desk.log
+        try:
+            loaded = await persist(lambda: log.load_many(strategies), self._desk.clock)
+            return [(each.strategy_id, decode_state(each.strategy_id, each.strategy, each.runtime)) for each in loaded]
+        except (CorruptState, UnicodeDecodeError, ResponseError):
+            return [(each, None) for each in strategies]
+
+    async def _conclude(self, strategy_id: int, state: State | None, shown: frozenset[str], asked_at: Instant) -> int:
+        """What the reading of `asked_at` says by what it does not show."""
+        if state is None:
+            state, _ = await self._look(strategy_id)
+        written = await self._reconcile(state, shown, asked_at)
+        if self._evidence.whole and strategy_id not in self._failed:
+            written += await self._settle(state, asked_at)
+        return written
+
+    async def _reconcile(self, state: State, shown: frozenset[str], asked_at: Instant) -> int:
+        """An unknown order that the reading did not show: given up once it is certainly absent."""
         order = state.order
         if order is None or order.phase is not Phase.UNKNOWN or order.tag in shown:
             return 0
@@ -164,18 +186,17 @@ class Poller:
             return 0
         if not self._searches.missed(order, asked_at):
             return 0
-        await record(self._desk, strategy_id, lambda now, facts: outcomes.absent(now, order, facts), Wake())
+        await record(self._desk, state.id, lambda now, facts: outcomes.absent(now, order, facts), Wake())
         self._searches.settled(order.tag)
         return 1
 
-    async def _settle(self, strategy_id: int, asked_at: Instant) -> int:
+    async def _settle(self, state: State, asked_at: Instant) -> int:
         """The end of the log was lost: once whole readings, late enough, show nothing that the strategy lacks, it goes
         on. What they did show was told before this."""
-        state, _ = await self._look(strategy_id)
         if not state.settle_after or asked_at < state.settle_after:
-            self._settling.pop(strategy_id, None)
+            self._settling.pop(state.id, None)
             return 0
-        readings = self._settling[strategy_id] = self._settling.get(strategy_id, 0) + 1
+        readings = self._settling[state.id] = self._settling.get(state.id, 0) + 1
         if readings < self._desk.policy.sufficient_readings:
             return 0
 
@@ -184,8 +205,8 @@ class Poller:
                 return ()
             return RecoverySettled(at=facts.now, readings=readings), *outcomes.of_another_day(now, facts)
 
-        await record(self._desk, strategy_id, settled, Wake())
-        self._settling.pop(strategy_id, None)
+        await record(self._desk, state.id, settled, Wake())
+        self._settling.pop(state.id, None)
         return 1
 
     async def _report(self, broker: Broker, row: BookOrder) -> int:

@@ -110,14 +110,14 @@ class Worker:
         self._stopping.set()
         await self._lanes.stop()
 
-    async def step(self, *, own: bool = True, timers: bool = True) -> int:
+    async def step(self, *, own: bool = True, timers: bool = True, on_empty: Callable[[], None] = lambda: None) -> int:
         """How much was done. Zero means: nothing can be done until something happens or time goes on. Not `own`: it
-        has nothing pending; not `timers`: none is due.
+        has nothing pending; not `timers`: none is due. `on_empty`: see `Lanes.step`.
 
         Calls to the broker that wait for the clock are left waiting; a later step goes on with them. While the log
         cannot be reached, the step itself may wait for the clock.
         """
-        done = await self._sends.step() + await self._lanes.step(own=own)
+        done = await self._sends.step() + await self._lanes.step(own=own, on_empty=on_empty)
         if timers:
             done += await self._claim()
         done += await self._sends.step()

@@ -82,6 +82,8 @@ class Process:
         self.retry_at: Instant = 0
         self.moves = self.wakes = -1
         """How many appends, and how many with something for a worker, there had been when it was stepped last."""
+        self.leisure = 1
+        """After how many appends more it looks again, should there be other things to do."""
         self.error: BaseException | None = None
         self._timer = SimulatedTimer(clock)
         self.log: EventLog | None = None

@@ -77,9 +77,10 @@ class Role(Protocol):
 class WorkerRole:
     """Its timers are in Redis: whoever conducts looks at them."""
 
-    def __init__(self, desk: Desk, name: str) -> None:
+    def __init__(self, desk: Desk, name: str, on_empty: Callable[[], None]) -> None:
         self.worker = Worker(desk, consumer=name, sends_by_hand=False, on_trouble=self._in_trouble)
         self._clock = desk.clock
+        self._on_empty = on_empty
         self._again_at: Instant | None = None
         self._own = True
         """Something may be pending for it."""
@@ -90,7 +91,7 @@ class WorkerRole:
     async def step(self, *, news: bool = True, timers: bool = True) -> int:
         self._again_at, own, self._own = None, self._own, False  # it may inherit in the midst of this
         try:
-            return await self.worker.step(own=own, timers=timers)
+            return await self.worker.step(own=own, timers=timers, on_empty=self._on_empty)
         except BaseException:
             self._own = True
             raise
@@ -113,10 +114,12 @@ class WorkerRole:
 
 
 class _Follower:
-    """Loads the live states, then follows the log a step at a time: as `eventstore.following` does, without a wait."""
+    """Loads the live states, then follows the log a step at a time: as `eventstore.following` does, without a wait.
+    `on_read` is called in the moment in which it knows all that the log holds."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, on_read: Callable[[], None]) -> None:
         self.desk = desk
+        self._on_read = on_read
         self.log = desk.log
         self.clock: Clock = desk.clock
         self._position = 0
@@ -129,6 +132,8 @@ class _Follower:
             if self._tail is not None:
                 try:
                     found = [decode(raw) for raw in await self._tail.look(wait=False)]
+                    if len(found) < PAGE and not self._tail.behind:
+                        self._on_read()
                 except LogHole:  # trimmed meanwhile: the archive may have it
                     self._tail = None
             if self._tail is None:
@@ -176,8 +181,8 @@ class SchedulerRole(_Follower):
 class MarketRole(_Follower):
     """`inbox` is what the feed has brought; `heard` takes the trades that it has dealt with."""
 
-    def __init__(self, desk: Desk, heard: list[Trade]) -> None:
-        super().__init__(desk)
+    def __init__(self, desk: Desk, on_read: Callable[[], None], heard: list[Trade]) -> None:
+        super().__init__(desk, on_read)
         self.inbox: list[Sequence[Tick]] = []
         self._heard = heard
         self._unfollowed: list[Recorded] = []
@@ -233,8 +238,8 @@ class MarketRole(_Follower):
 
 
 class UpdatesRole(_Follower):
-    def __init__(self, desk: Desk) -> None:
-        super().__init__(desk)
+    def __init__(self, desk: Desk, on_read: Callable[[], None]) -> None:
+        super().__init__(desk, on_read)
         self.orders = OpenOrders()
         self._pollers: dict[int, Poller] = {}
         self._updates = Updates(brokers=desk.brokers, clock=self.clock, poll=self._poll, orders=self.orders)

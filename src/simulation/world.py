@@ -10,6 +10,7 @@ import heapq
 import random
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
@@ -52,6 +53,8 @@ __all__ = ["CREW", "STRATEGIES", "World"]
 
 MOST: Final = 100_000
 """Turns after which a life counts as one that never comes to rest."""
+FOLLOWERS: Final = frozenset({Kind.SCHEDULER, Kind.MARKET, Kind.UPDATES})
+READERS: Final = FOLLOWERS | {Kind.WORKER}
 STRATEGIES: Final = 5
 """How many live in a world, unless more are asked for."""
 CREW: Final = (
@@ -134,6 +137,8 @@ class World:
         self._agenda: list[tuple[Instant, int, Callable[[], None]]] = []
         self._number = count()
         self._sticky = self.chance.choice((0.0, 0.5, 0.9))
+        self._leisure = self.chance.choice(((1,), (2, 8), (8, 32)))
+        """After how many appends somebody looks at the log, unless nothing else is to be done."""
         self._last_wire: Wire | None = None
         self._next_timer: Instant | None = None
         self.starts: dict[str, int] = {}
@@ -299,28 +304,42 @@ class World:
         if process.state is State.WAITING:
             return False
         if process.kind is Kind.WORKER:
-            return self._timers_are_due(now) or process.wakes != self.wakes
+            asked = process.wakes < 0 or self.wakes - process.wakes >= process.leisure
+            return asked or self._timers_are_due(now)
         if process.kind is Kind.MARKET and isinstance(process.role, MarketRole) and process.role.inbox:
             return True
-        return process.kind is not Kind.ARCHIVE and process.kind is not Kind.API and process.moves != self.moves
+        if process.kind not in FOLLOWERS:
+            return False
+        return process.moves < 0 or self.moves - process.moves >= process.leisure
 
     async def _step(self, process: Process) -> None:
         timers = process.kind is Kind.WORKER and self._timers_are_due(self.clock.now())
         if timers:
             self._next_timer = None
         news, process.moves, process.wakes = process.moves != self.moves, self.moves, self.wakes
+        process.leisure = self.chance.choice(self._leisure)
         process.step(news=news, timers=timers)
 
     def _timers_are_due(self, now: Instant) -> bool:
         return self._next_timer is not None and self._next_timer <= now
 
     def _with_leftovers(self, now: Instant) -> Process | None:
-        """A worker that may fetch what needs no reaction, now that nobody has anything better to do."""
+        """Somebody who may fetch what is no hurry, now that nobody has anything better to do."""
         for process in self.processes.values():
-            stale = process.kind is Kind.WORKER and process.state is State.IDLE and process.moves != self.moves
+            stale = process.kind in READERS and process.state is State.IDLE and process.moves != self.moves
             if stale and process.paused_until <= now:
                 return process
         return None
+
+    def _read(self, process: Process) -> None:
+        """It knows all that the log holds."""
+        process.moves = self.moves
+
+    def _emptied(self) -> None:
+        """The streams hold nothing new for any worker."""
+        for process in self.processes.values():
+            if process.kind is Kind.WORKER and process.wakes >= 0:
+                process.moves, process.wakes = self.moves, self.wakes
 
     async def _look_around(self, process: Process) -> None:
         process.look()
@@ -438,13 +457,13 @@ class World:
     def _equip(self, desk: Desk, process: Process, engine: Any) -> Role:
         match process.kind:
             case Kind.WORKER:
-                return WorkerRole(desk, process.name)
+                return WorkerRole(desk, process.name, self._emptied)
             case Kind.SCHEDULER:
-                return SchedulerRole(desk)
+                return SchedulerRole(desk, partial(self._read, process))
             case Kind.MARKET:
-                return MarketRole(desk, self.watch.heard)
+                return MarketRole(desk, partial(self._read, process), self.watch.heard)
             case Kind.UPDATES:
-                return UpdatesRole(desk)
+                return UpdatesRole(desk, partial(self._read, process))
             case Kind.ARCHIVE:
                 return ArchiveRole(
                     desk.log,

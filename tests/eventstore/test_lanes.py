@@ -465,7 +465,7 @@ async def test_a_step_takes_the_urgent_ones_first_and_each_class_in_position_ord
     assert await pending(log) == [0, 0, 0, 0]
 
 
-async def test_after_each_message_a_step_looks_for_more_urgent_ones(log):
+async def test_what_comes_meanwhile_is_more_urgent_than_what_a_step_has_not_taken_in_hand(log):
     worker = Worker(log)
 
     async def handle(delivery):
@@ -475,9 +475,18 @@ async def test_after_each_message_a_step_looks_for_more_urgent_ones(log):
             await log.append([], ack=delivery.ack)
         worker.strategies.append(delivery.strategy_id)
 
-    await log.append([due(1), due(2)])
+    await log.append([due(n) for n in range(1, 7)])
     await Worker(log, handle=handle).lanes.step()
-    assert worker.strategies == [1, 9, 2]
+    assert worker.strategies == [1, 2, 3, 4, 9, 5, 6]
+
+
+async def test_a_step_tells_when_the_streams_hold_nothing_new_for_anybody(log):
+    worker, other, told = Worker(log), Worker(log, consumer="w2"), []
+    await log.append([due(1)])
+    assert await worker.lanes.step(1, on_empty=lambda: told.append("taken")) == 1
+    assert told == []  # it was not asked for more than one
+    assert await other.lanes.step(on_empty=lambda: told.append("nothing left")) == 0
+    assert told == ["nothing left"]
 
 
 async def test_a_step_takes_no_more_than_its_limit(log):
