@@ -7,7 +7,6 @@ the state decides what is new.
 from collections.abc import Awaitable, Sequence
 
 import structlog
-from redis.exceptions import ResponseError
 
 from brokers.port import BookOrder, BookStatus, Broker, BrokerError, PartialReading, Unread
 from domain.events import AlertTriggered, Event, RecoverySettled, UnknownOrderSeen
@@ -165,7 +164,7 @@ class Poller:
         try:
             loaded = await persist(lambda: log.load_many(strategies), self._desk.clock)
             return [(each.strategy_id, decode_state(each.strategy_id, each.strategy, each.runtime)) for each in loaded]
-        except (CorruptState, UnicodeDecodeError, ResponseError):
+        except (CorruptState, UnicodeDecodeError):
             return [(each, None) for each in strategies]
 
     async def _conclude(self, strategy_id: int, state: State | None, shown: frozenset[str], asked_at: Instant) -> int:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 import handlers.advance
+from brokers.paper.plan import Lost, Script, ScriptedPlan
 from domain.decide import Decision
 from domain.events import AlertTriggered, EventParked, SafetyAbort, SellTriggered, StrategyExited, StrategyStopRequested
 from domain.facts import Facts
 from domain.strategy import State
-from domain.values import MINUTE, Abort, Exit, Status
+from domain.values import MINUTE, SECOND, Abort, Exit, Status
 from eventstore.envelope import NewEvent, encode
 from handlers.advance import DecideNext
 from handlers.repair import repair
@@ -200,6 +201,24 @@ async def test_a_corrupt_runtime_is_repaired_by_the_poller_when_it_comes_first(w
     world.processes.append(process)
     await world.settle()
     assert (await world.state(strategy)).status is Status.FAILED
+
+
+async def test_one_that_cannot_be_read_keeps_no_other_of_its_account_in_doubt(open_world: OpenWorld) -> None:
+    never = Script(lost=Lost(surfaces=None))
+    world = await open_world(plan=ScriptedPlan([(1, never), (2, never)]))
+    damaged, other = await world.running(), await world.running()
+    for strategy in (damaged, other):
+        await world.buy(strategy)
+    await world.pass_time(10 * SECOND)
+    assert (await world.state(other)).unresolved
+    await world.redis.hset(world.log.keys.runtime(damaged), "order", "{")
+
+    async def given_up() -> bool:
+        return (await world.state(other)).status is Status.STOPPED
+
+    assert await world.pass_time(5 * MINUTE, until=given_up)
+    assert (await world.state(other)).exit_reason is Exit.REJECTED
+    assert (await world.state(damaged)).exit_reason is Exit.ABORT
 
 
 async def test_two_workers_repair_a_corrupt_runtime_once(open_world: OpenWorld) -> None:
