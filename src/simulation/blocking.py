@@ -4,6 +4,7 @@ In a simulation nobody else has one: whoever conducts it lets a call through and
 nothing is lost, and a call takes a fraction of the event loop's turns that redis-py's own connections need.
 """
 
+import select
 from typing import Any
 
 from redis.asyncio import UnixDomainSocketConnection
@@ -33,6 +34,8 @@ class BlockingConnection(UnixDomainSocketConnection):
 
     async def _connect(self) -> None:
         self._there.connect()
+        self._readable = select.poll()
+        self._readable.register(self._there._sock, select.POLLIN)
 
     async def on_connect(self) -> None:
         """The handshake is made when it connects."""
@@ -51,7 +54,8 @@ class BlockingConnection(UnixDomainSocketConnection):
         return self._there.read_response(disable_decoding=disable_decoding)
 
     async def can_read(self) -> bool:
-        return bool(self._there.can_read())
+        """Whether there is something to read, or nothing ever will be: each answer was read to its end."""
+        return bool(self._readable.poll(0))
 
     async def disconnect(self, *_: Any, **told: Any) -> None:
         self._there.disconnect()

@@ -83,7 +83,8 @@ class ApiRole:
         return done
 
     def due(self) -> Instant | None:
-        return 0 if self._client.pending else None
+        """It waits for requests, not for time."""
+        return None
 
     def drop(self) -> None:
         """The client asks again."""

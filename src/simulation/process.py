@@ -85,6 +85,8 @@ class Process:
         self.leisure = 1
         """After how many appends more it looks again, should there be other things to do."""
         self.error: BaseException | None = None
+        self._due: Instant | None = None
+        """When its role said that it has something to do, after its last step."""
         self._timer = SimulatedTimer(clock)
         self.log: EventLog | None = None
         self.role: Role | None = None
@@ -131,11 +133,9 @@ class Process:
     def wants_to_look(self, now: Instant, *, joining: bool) -> bool:
         """Whether somebody has joined or Redis was restarted since it looked last; or somebody is `joining` and waits
         for it to look: a real process does so many times a second."""
-        if self.looked < 0 or self.look_at > now:
-            return False
         if self.looked == self._rounds() and not (joining and self._looked_at < now):
             return False
-        return self._looking is None or self._looking.done()
+        return self.looked >= 0 and self.look_at <= now and (self._looking is None or self._looking.done())
 
     def kill(self) -> None:
         """As kill -9. Wait for the traffic to rest afterwards."""
@@ -154,9 +154,13 @@ class Process:
         """When it is to be stepped by the clock."""
         if self.state is State.WAITING:
             return self.retry_at
-        if self.state is not State.IDLE or self.role is None or (due := self.role.due()) is None:
+        if self.state is not State.IDLE or self._due is None:
             return None
-        return due - self.clock.offset  # when its own clock will show it
+        return self._due - self.clock.offset  # when its own clock will show it
+
+    def hurry(self) -> None:
+        """Somebody waits for it."""
+        self._due = 0
 
     # --- what runs in it ---------------------------------------------------------------------------------------------
 
@@ -171,6 +175,7 @@ class Process:
             await work
             if self.state is not State.LOST:
                 self.state, self._setbacks = State.IDLE, 0
+                self._due = None if self.role is None else self.role.due()
         except LogLost as error:
             self.error, self.state = error, State.LOST
         except (LogUnavailable, *OUTAGES) as error:

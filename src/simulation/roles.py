@@ -66,7 +66,7 @@ class Role(Protocol):
         ...
 
     def due(self) -> Instant | None:
-        """When time alone next brings something to do."""
+        """When time alone next brings something to do, as long as it is not stepped."""
         ...
 
     def drop(self) -> None:
@@ -336,10 +336,6 @@ class ArchiveRole:
 
     def due(self) -> Instant | None:
         return self._next
-
-    def hurry(self) -> None:
-        """Somebody waits for it."""
-        self._next = 0
 
     def drop(self) -> None:
         """Its transaction ends with its connection."""

@@ -12,7 +12,8 @@ from simulation import people
 from simulation.ending import final
 from simulation.faults import Fault
 from simulation.people import draw_config
-from simulation.roles import ArchiveRole, MarketRole
+from simulation.process import Kind
+from simulation.roles import MarketRole
 from simulation.street import GRID, OPENING, SYMBOLS, Feed, draw_ticks
 
 if TYPE_CHECKING:
@@ -134,8 +135,8 @@ class Days:
             return
         if world.client.waits_for(f"create {strategy_id}"):
             for process in world.processes.values():
-                if isinstance(process.role, ArchiveRole):
-                    process.role.hurry()
+                if process.kind is Kind.ARCHIVE:
+                    process.hurry()
             world.at(now + SECOND, partial(self._start, strategy_id))
         else:
             self._ask(now, f"start {strategy_id}", people.start(strategy_id))

@@ -53,8 +53,7 @@ __all__ = ["CREW", "STRATEGIES", "World"]
 
 MOST: Final = 100_000
 """Turns after which a life counts as one that never comes to rest."""
-FOLLOWERS: Final = frozenset({Kind.SCHEDULER, Kind.MARKET, Kind.UPDATES})
-READERS: Final = FOLLOWERS | {Kind.WORKER}
+READERS: Final = frozenset({Kind.WORKER, Kind.SCHEDULER, Kind.MARKET, Kind.UPDATES})
 STRATEGIES: Final = 5
 """How many live in a world, unless more are asked for."""
 CREW: Final = (
@@ -259,7 +258,7 @@ class World:
     def _choose(self) -> Callable[[], Awaitable[None]] | None:
         now = self.clock.now()
         awake = self._awake(now)
-        crossings = self.traffic.parked
+        crossings: Sequence[Crossing] = self.traffic.parked
         if self.delayed or len(awake) < len(self.processes):
             crossings = [each for each in crossings if self._may_pass(each, now)]
         if self._last_wire is not None and self.chance.random() < self._sticky:
@@ -296,21 +295,23 @@ class World:
         return process is None or process.paused_until <= now
 
     def _has_work(self, process: Process, now: Instant) -> bool:
-        if process.state is not State.IDLE and process.state is not State.WAITING:
-            return False
         due = process.due()
         if due is not None and due <= now:
             return True
-        if process.state is State.WAITING:
+        if process.state is not State.IDLE:
             return False
-        if process.kind is Kind.WORKER:
-            asked = process.wakes < 0 or self.wakes - process.wakes >= process.leisure
-            return asked or self._timers_are_due(now)
-        if process.kind is Kind.MARKET and isinstance(process.role, MarketRole) and process.role.inbox:
-            return True
-        if process.kind not in FOLLOWERS:
-            return False
-        return process.moves < 0 or self.moves - process.moves >= process.leisure
+        match process.kind:
+            case Kind.WORKER:
+                asked = process.wakes < 0 or self.wakes - process.wakes >= process.leisure
+                return asked or self._timers_are_due(now)
+            case Kind.API:
+                return bool(self.client.pending)
+            case Kind.ARCHIVE:
+                return False
+            case Kind.MARKET if isinstance(process.role, MarketRole) and process.role.inbox:
+                return True
+            case _:
+                return process.moves < 0 or self.moves - process.moves >= process.leisure
 
     async def _step(self, process: Process) -> None:
         timers = process.kind is Kind.WORKER and self._timers_are_due(self.clock.now())
