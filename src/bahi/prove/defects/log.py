@@ -128,8 +128,8 @@ DEFECTS: Final = (
             Edit(clients._settings, '"retry": Retry(NoBackoff(), 0)', '"retry": Retry(NoBackoff(), 3)'),
             Edit(
                 clients.command,
-                "            return await _ask(connection, args)\n        finally:",
-                "            return await redis.execute_command(*args)\n        finally:",
+                "return await _lend(redis, _ask, args)",
+                "return await redis.execute_command(*args)",
             ),
         ),
         test="tests/eventstore/test_clients.py",
