@@ -176,7 +176,7 @@ async def _ask(connection: Any, args: Sequence[Argument]) -> Any:
 
 async def _ask_all(connection: Any, calls: Sequence[Sequence[Argument]]) -> list[Any]:
     """As a pipeline; the answers to those that the server refused are its errors."""
-    await connection.send_packed_command([part for call in calls for part in connection.pack_command(*call)])
+    await connection.send_packed_command(connection.pack_commands(calls))
     found: list[Any] = []
     for _ in calls:
         try:

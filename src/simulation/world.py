@@ -54,6 +54,7 @@ __all__ = ["CREW", "STRATEGIES", "World"]
 MOST: Final = 100_000
 """Turns after which a life counts as one that never comes to rest."""
 READERS: Final = frozenset({Kind.WORKER, Kind.SCHEDULER, Kind.MARKET, Kind.UPDATES})
+"""Those to whom an append may bring work."""
 STRATEGIES: Final = 5
 """How many live in a world, unless more are asked for."""
 CREW: Final = (
@@ -258,7 +259,7 @@ class World:
     def _choose(self) -> Callable[[], Awaitable[None]] | None:
         now = self.clock.now()
         awake = self._awake(now)
-        crossings: Sequence[Crossing] = self.traffic.parked
+        crossings = self.traffic.parked
         if self.delayed or len(awake) < len(self.processes):
             crossings = [each for each in crossings if self._may_pass(each, now)]
         if self._last_wire is not None and self.chance.random() < self._sticky:
