@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from heapq import nsmallest
 from typing import Final
 
-from rapidfuzz import fuzz, process
-
 __all__ = ["Names"]
 
 ALIKE: Final = 50.0
@@ -47,6 +45,8 @@ class Names:
         end = bisect_left(self._names, name + "\U0010ffff", lo=start)
         found = nsmallest(MOST, self._names[start:end], key=lambda each: (len(each), each))
         if len(found) < MOST:
+            from rapidfuzz import fuzz, process  # a twentieth of what a start takes, and not every process is asked
+
             # More than are wanted: of equally alike ones those come first that the alphabet puts first.
             alike = process.extract(name, self._names, scorer=fuzz.ratio, score_cutoff=ALIKE, limit=4 * MOST)
             alike.sort(key=lambda each: (-each[1], each[0]))

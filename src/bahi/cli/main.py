@@ -7,6 +7,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from bahi.quiet import loading
+
 __all__ = ["COMMANDS", "app"]
 
 COMMANDS: Final = {
@@ -47,7 +49,8 @@ _ELSEWHERE: Final = {
 def load(name: str) -> Any:
     """The click command of that name, its module loaded."""
     module, _, attribute = _ELSEWHERE.get(name, f"bahi.cli.{name}:").partition(":")
-    found = import_module(module)
+    with loading():
+        found = import_module(module)
     what = getattr(found, attribute) if attribute else getattr(found, "app", None) or getattr(found, name)
     alone = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
     if not isinstance(what, typer.Typer):

@@ -30,7 +30,7 @@ class Process:
         self._log = log
         with log.open("ab") as out:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", "bahi.drill.host", str(theirs.fileno())],
+                [sys.executable, "-m", "bahi.drill", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -1,4 +1,4 @@
-"""One process of the engine under drill: `python -m bahi.drill.host FD`, spoken to over the socket FD.
+"""One process of the engine under drill: `python -m bahi.drill FD`, spoken to over the socket FD.
 
 It does what `bahi run` does, step by step as it is told, until it is killed, told to close, or kills itself at the
 moment that it was told to. A log that is lost is opened anew, as every process of the engine does.
@@ -124,7 +124,3 @@ async def _serve(descriptor: int) -> None:
 def main() -> None:
     configure_logging("WARNING")
     uvloop.run(_serve(int(sys.argv[1])))
-
-
-if __name__ == "__main__":
-    main()
