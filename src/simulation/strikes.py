@@ -109,9 +109,8 @@ class Strikes:
                 self._tell(fault, crossing)
                 self._world.change_redis(self._world.stage.empty_redis)
             case Fault.GROUP_LOST:
-                self._tell(fault, crossing)
                 stream = chance.choice(list(Keys().streams.values()))
-                self._world.change_redis(lambda: self._destroy_group(stream))
+                self._world.change_redis(lambda: self._destroy_group(stream, crossing))
             case Fault.POSTGRES_AWAY:
                 self._tell(fault, crossing)
                 self._world.postgres_away_until = now + chance.choice((5 * SECOND, MINUTE, 4 * MINUTE))
@@ -145,9 +144,10 @@ class Strikes:
             self.take_over(name)
             self._world.at(now + SECOND, lambda: self._mind(name))
 
-    def _destroy_group(self, stream: str) -> None:
+    def _destroy_group(self, stream: str, crossing: Crossing) -> None:
         with suppress(ResponseError):  # a Redis that was emptied has no such stream
-            self._world.looker.xgroup_destroy(stream, GROUP)
+            if self._world.looker.xgroup_destroy(stream, GROUP):
+                self._tell(Fault.GROUP_LOST, crossing)
 
     def _sweep(self) -> None:
         """Messages of which a torn file knows no longer that they were acknowledged are in nobody's hand; they are
