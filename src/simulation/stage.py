@@ -23,6 +23,7 @@ from bahi.servers import EmbeddedPostgres, EmbeddedRedis
 from bahi.servers.append_only import append_only_file
 from eventstore.envelope import Raw
 from eventstore.keys import Keys
+from simulation.core import on_one_core
 
 __all__ = ["Stage", "open_stage"]
 
@@ -148,9 +149,10 @@ async def _alone(work: Coroutine[Any, Any, None]) -> None:
 
 @contextmanager
 def open_stage(home: Path) -> Iterator[Stage]:
-    """Servers of its own in `home`."""
+    """Servers of its own in `home`, on one core with whoever lives there."""
     with (
         settled_memory(),
+        on_one_core(),
         EmbeddedRedis(home, appendfsync="no", config={"save": ""}) as redis,
         EmbeddedPostgres(home, config=HASTY) as postgres,
     ):
