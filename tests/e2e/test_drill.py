@@ -11,11 +11,9 @@ from bahi.drill.checks import Found
 from bahi.drill.damage import DEEPEST, tear
 from bahi.drill.kept import Kept
 from bahi.drill.matrix import play
-from bahi.drill.moments import Result, Stand
-from bahi.drill.plan import draw_day
+from bahi.drill.moments import Result
 from bahi.drill.report import COLUMNS, document
 from bahi.drill.rows import EVERY, Row, draw_moment
-from bahi.drill.stage import Stage
 from bahi.drill.tally import tally
 from tests.cli.terminal import Done, bahi
 
@@ -58,22 +56,15 @@ def test_the_drill_ends_well_and_leaves_a_document(drilled: tuple[Done, Path]) -
     assert "--seed 3 --strategies 10" in text
 
 
-def test_a_moment_can_be_played_again(tmp_path: Path) -> None:
-    moment = structs.replace(draw_moment(Row.EMPTIED, 0, 3), outage=0, again=0)
-    with Stage(tmp_path / "h", 3) as stage, Stand(stage, draw_day(3, 10)) as stand:
-        first, second = (stand.play(moment) for _ in range(2))
-    assert not first.found.all() + second.found.all()
-    assert first.happened_at == second.happened_at
-    assert first.only_redis == second.only_redis
-
-
-def test_moments_side_by_side_are_the_same_in_the_same_order(tmp_path: Path) -> None:
-    wanted = [draw_moment(Row.WORKER, 0, 3), draw_moment(Row.EMPTIED, 1, 3)]
-    one, two = (list(play(tmp_path / str(jobs), wanted, 3, 10, jobs)) for jobs in (1, 2))
+def test_moments_can_be_played_again_and_side_by_side_and_are_the_same_in_the_same_order(tmp_path: Path) -> None:
+    alone = structs.replace(draw_moment(Row.EMPTIED, 1, 3), outage=0, again=0)
+    wanted = [draw_moment(Row.WORKER, 0, 3), alone]
+    one, two = (list(play(tmp_path / str(jobs), wanted, 3, 4, jobs)) for jobs in (1, 2))
     for results in (one, two):
         assert [each.moment for each in results] == wanted
         assert not [what for each in results for what in each.found.all()]
     assert [each.happened_at for each in one] == [each.happened_at for each in two]
+    assert one[1].only_redis == two[1].only_redis
 
 
 def test_a_drill_that_was_broken_off_goes_on_where_it_was(tmp_path: Path) -> None:
