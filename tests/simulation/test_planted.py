@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).parents[2]
 BY_NAME = {each.name: each for each in EVERY_DEFECT}
 SHOWN_SOON = (
     "pipeline-instead-of-script",
-    "second-entry-after-a-fill",
+    "blind-retry-after-time-out",
     "stop-armed-only-at-the-start",
     "time-runs-backwards",
 )
