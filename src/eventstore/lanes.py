@@ -8,6 +8,7 @@ a lost connection is made again, a lost group is an incident.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -95,10 +96,10 @@ class Lanes:
         self._finished = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as work:
-                work.create_task(self._guarded(self._acknowledge_idle()), name="lanes: acknowledge")
+                work.create_task(self._guarded(self._acknowledge_idle), name="lanes: acknowledge")
                 for inbox in self._inboxes.values():
-                    work.create_task(self._guarded(self._lane(inbox, work)), name=f"lane {inbox.stream}")
-            await self._guarded(self._flush_idle())
+                    work.create_task(self._guarded(partial(self._lane, inbox, work)), name=f"lane {inbox.stream}")
+            await self._guarded(self._flush_idle)
         finally:
             self._finished.set()
         if self._failure is not None:
@@ -123,10 +124,10 @@ class Lanes:
         self._stopping.set()
         self._slots.wake_all()
 
-    async def _guarded(self, work: Awaitable[None]) -> None:
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         """An incident in one task stops all of them, in good order."""
         try:
-            await work
+            await work()
         except Exception as error:
             self._failure = self._failure or error
             self._begin_stop()
@@ -205,7 +206,7 @@ class Lanes:
                 self._idle[inbox.stream].append(message.position)
                 continue
             self._in_hand.add((inbox.stream, message.position))
-            work.create_task(self._guarded(self._work(entry)), name=f"{inbox.stream} {message.position}")
+            work.create_task(self._guarded(partial(self._work, entry)), name=f"{inbox.stream} {message.position}")
             started += 1
         return started
 

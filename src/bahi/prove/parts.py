@@ -21,7 +21,7 @@ __all__ = ["CHUNK", "SIZES", "Part", "PartFailed", "kept", "parts", "run_parts"]
 
 CHUNK: Final = 100
 """Lives per process: so that its start is little of its time, and little is lost when it is broken off."""
-SIZES: Final = (3, 2, 5, 3, 2, 3, 5, 2, 3, 20)
+SIZES: Final = (3, 2, 5, 3, 2, 3, 5, 2, 3, 20, 3, 2, 5, 3, 2, 3, 5, 2, 3, 50)
 """How many strategies the lives of a chunk have, in turns: few live faster, many meet more of each other."""
 CUTS, CUTS_EACH = 1_500, 100
 """About how many cuts there are of an append-only file, and how many a part makes; the last makes the rest."""
