@@ -21,9 +21,9 @@ from bahi.drill.damage import tear
 from bahi.quiet import settled_memory
 from bahi.servers import EmbeddedPostgres, EmbeddedRedis
 from bahi.servers.append_only import append_only_file
+from bahi.servers.core import on_one_core
 from eventstore.envelope import Raw
 from eventstore.keys import Keys
-from simulation.core import on_one_core
 
 __all__ = ["Stage", "open_stage"]
 
