@@ -41,8 +41,22 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=False, pri
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
-LONG = ("chaos/test_processes.py", "simulation/test_lives.py", "e2e/test_drill.py", "simulation/test_points.py")
-"""The files that take minutes, the longest first."""
+LONG = (
+    "e2e/test_drill.py",
+    "simulation/test_lives.py",
+    "simulation/test_points.py",
+    "chaos/test_processes.py",
+    "e2e/test_house.py",
+    "e2e/test_operations.py",
+    "chaos/test_prove.py",
+    "e2e/test_kite.py",
+    "e2e/test_readme.py",
+    "engine/test_processes.py",
+    "simulation/test_demo.py",
+    "property/test_machine.py",
+    "cli/test_bench.py",
+)
+"""The files that take half a minute and more, the longest first."""
 MEMORY = Path("/dev/shm")
 ENOUGH = 2 * 2**30
 """Bytes free in it: several times what the workers of a small machine use."""

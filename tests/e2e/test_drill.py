@@ -2,10 +2,9 @@
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from msgspec import structs
 
 from bahi.drill.checks import Found
 from bahi.drill.damage import DEEPEST, tear
@@ -22,20 +21,28 @@ NEW_EPOCH = (Row.TORN, Row.EMPTIED, Row.OLDER_REDIS)
 """With the engine's processes dead as well, nobody can say that nothing is missing."""
 
 
+class Drilled(NamedTuple):
+    done: Done
+    report: Path
+    results: Path
+
+
 @pytest.fixture(scope="module")
-def drilled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
+def drilled(tmp_path_factory: pytest.TempPathFactory) -> Drilled:
     """Every row at one moment of a small day."""
-    report = tmp_path_factory.mktemp("drill") / "recovery.md"
-    return bahi("drill", "--moments", 1, *SMALL, "--json", "--report", report, timeout=500), report
+    folder = tmp_path_factory.mktemp("drill")
+    report, results = folder / "recovery.md", folder / "results"
+    files = ("--report", report, "--results", results)
+    return Drilled(bahi("drill", "--moments", 1, *SMALL, "--json", *files, timeout=500), report, results)
 
 
-def row(drilled: tuple[Done, Path], which: Row) -> dict[str, Any]:
-    (found,) = [each for each in drilled[0].object["rows"] if each["row"] == which]
+def row(drilled: Drilled, which: Row) -> dict[str, Any]:
+    (found,) = [each for each in drilled.done.object["rows"] if each["row"] == which]
     return found
 
 
 @pytest.mark.parametrize("which", EVERY)
-def test_nothing_acknowledged_is_lost(drilled: tuple[Done, Path], which: Row) -> None:
+def test_nothing_acknowledged_is_lost(drilled: Drilled, which: Row) -> None:
     found = row(drilled, which)
     assert found["violations"] == []
     assert found["moments"] == found["died"] + found["lived"] == 1
@@ -46,8 +53,8 @@ def test_nothing_acknowledged_is_lost(drilled: tuple[Done, Path], which: Row) ->
         assert found["epochs"] == 1
 
 
-def test_the_drill_ends_well_and_leaves_a_document(drilled: tuple[Done, Path]) -> None:
-    done, report = drilled
+def test_the_drill_ends_well_and_leaves_a_document(drilled: Drilled) -> None:
+    done, report, _ = drilled
     assert done.code == 0, done
     assert done.object["ok"] is True
     text = report.read_text()
@@ -56,15 +63,13 @@ def test_the_drill_ends_well_and_leaves_a_document(drilled: tuple[Done, Path]) -
     assert "--seed 3 --strategies 10" in text
 
 
-def test_moments_can_be_played_again_and_side_by_side_and_are_the_same_in_the_same_order(tmp_path: Path) -> None:
-    alone = structs.replace(draw_moment(Row.EMPTIED, 1, 3), outage=0, again=0)
-    wanted = [draw_moment(Row.WORKER, 0, 3), alone]
-    one, two = (list(play(tmp_path / str(jobs), wanted, 3, 4, jobs)) for jobs in (1, 2))
-    for results in (one, two):
-        assert [each.moment for each in results] == wanted
-        assert not [what for each in results for what in each.found.all()]
-    assert [each.happened_at for each in one] == [each.happened_at for each in two]
-    assert one[1].only_redis == two[1].only_redis
+def test_moments_played_again_side_by_side_are_the_same_in_the_same_order(drilled: Drilled, tmp_path: Path) -> None:
+    before = Kept(drilled.results, 10).results
+    wanted = [draw_moment(Row.WORKER, 0, 3), draw_moment(Row.EMPTIED, 0, 3)]
+    again = list(play(tmp_path / "two", wanted, 3, 10, jobs=2))
+    assert [each.moment for each in again] == wanted
+    assert not [what for each in again for what in each.found.all()]
+    assert [each.happened_at for each in again] == [before[each].happened_at for each in wanted]
 
 
 def test_a_drill_that_was_broken_off_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ GATEWAYS: Final = {
 }
 """The ways out of a process of bahi."""
 OUTSIDE: Final = {
+    "bahi/servers/core.py": "a name that is bound while a core is taken, and connects nowhere",
     "bahi/backup/parts.py": "copies PostgreSQL while bahi is stopped",
     "bahi/cli/checks.py": "bahi doctor: whether a port is free",
     "bahi/cli/kite_checks.py": "bahi doctor: whether Kite can be reached",
