@@ -2,25 +2,21 @@
 
 The strategy is the real one (`decide_next`, `evolve`, the blind cases, the commands). Everything around it is a model
 that may do whatever the real thing may: answers are lost or come late, orders exist though nobody said so, senders
-die, readings of the book are stale, messages are repeated and overtake each other. `check` holds the invariants of
-architecture §4.2 against the model broker's own book after every step.
+die, readings of the book are stale, messages are repeated and overtake each other. The invariants of architecture §4.2
+are held against the model broker's own book after every step.
 """
 
 import datetime as dt
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 
-from msgspec.structs import replace
-
 from bahi.testing.story import Rules
-from domain.calendar import Break, Calendar, Session, instant, wall
+from domain.calendar import instant, wall
 from domain.commands import Changes, Refused, decide_settle, decide_start, decide_stop, decide_update
 from domain.decide import Decision, decide_next
 from domain.events import (
-    AlertTriggered,
     BuyTriggered,
     CancelRejected,
     CancelRequested,
@@ -36,27 +32,21 @@ from domain.events import (
     OrderFinalized,
     OrderOutcomeUnknown,
     OrderRejected,
-    OrderRetryRequired,
     PositionSettled,
     SafetyAbort,
     SellTriggered,
     StoplossTriggered,
     StrategyCreated,
-    StrategyExited,
     StrategyReady,
     StrategyRunning,
-    StrategyStarted,
-    StrategyStopped,
     TriggerMissed,
 )
 from domain.facts import Facts, Halt, Policy
-from domain.strategy import Order, State, apply, evolve, initial
+from domain.strategy import Order, State, evolve, initial
 from domain.values import (
-    DAY,
     MINUTE,
     SECOND,
     Abort,
-    Code,
     Config,
     Denial,
     Doubt,
@@ -74,84 +64,16 @@ from domain.values import (
     Tag,
     Tick,
 )
+from tests.property import invariants
+from tests.property.booked import Booked, Row
+from tests.property.choices import Choices
+from tests.property.reached import note
+from tests.property.settling import settle_down
+from tests.property.short_days import CALENDAR, MONDAY
 
-MONDAY = dt.date(2026, 6, 15)
 SYMBOL = "NSE:INFY"
 STEPS = 160
 TICK = Decimal("0.05")
-
-
-class ShortDays(Calendar):
-    """Half an hour of trading each weekday, with a break of two minutes in it: much happens near its edges."""
-
-    def session_on(self, date: dt.date) -> Session | None:
-        if date.weekday() >= 5:
-            return None
-        return Session(
-            date=date,
-            open_at=instant(date, dt.time(9, 15)),
-            close_at=instant(date, dt.time(9, 45)),
-            name="Short",
-            breaks=(Break(start_at=instant(date, dt.time(9, 33)), end_at=instant(date, dt.time(9, 35))),),
-        )
-
-
-CALENDAR = ShortDays()
-
-
-class Choices:
-    """The bytes that play the world; zeros when they are used up, so a shorter play is a simpler one."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def below(self, n: int) -> int:
-        if self._at >= len(self._data):
-            return 0
-        self._at += 1
-        return self._data[self._at - 1] * n >> 8
-
-    def one_in(self, n: int) -> bool:
-        return self.below(n) == n - 1 if n > 1 else True
-
-    @property
-    def used_up(self) -> bool:
-        return self._at >= len(self._data)
-
-
-@dataclass
-class Booked:
-    """An order at the model broker."""
-
-    tag: Tag
-    side: Side
-    quantity: Quantity
-    order_id: str
-    visible_at: Instant
-    filled: Quantity = 0
-    value: Decimal = Decimal(0)
-    status: str = "open"
-    limit: Price | None = None
-
-    @property
-    def open(self) -> bool:
-        return self.status == "open"
-
-    @property
-    def average(self) -> Price:
-        return self.value / self.filled if self.filled else Decimal(0)
-
-
-@dataclass(frozen=True)
-class Row:
-    """What a reading of the book shows of an order."""
-
-    tag: Tag
-    order_id: str
-    filled: Quantity
-    average: Price
-    status: str
 
 
 Mail = Callable[[], None]
@@ -219,12 +141,12 @@ class World:
 
     def append(self, *events: Event) -> None:
         for event in events:
-            self._before(event)
+            invariants.before(self, event)
             before = self.state.version
             self.state = evolve(self.state, event)
             assert self.state.version == before + event.versioned
             self.log.append(event)
-            self._note(event)
+            note(self.seen, self.state, event)
 
     def wake(self) -> Decision:
         """A worker looks, appends what it decided, and carries it out, unless it dies."""
@@ -236,7 +158,7 @@ class World:
         assert again.wake_at == decision.wake_at
         self.wake_at = decision.wake_at
         assert self.wake_at is None or self.wake_at > self.now
-        self._check_rest()
+        invariants.after_a_decision(self)
         for event in decision.events:
             match event:
                 case Intent():
@@ -538,6 +460,14 @@ class World:
         else:
             self.append(SafetyAbort(run=self.state.run, reason=Abort.OPERATOR))
 
+    # --- the account ---
+
+    @property
+    def held(self) -> Quantity:
+        """The account's shares, by the broker's book and the user's hand."""
+        signs = {Side.BUY: 1, Side.SELL: -1}
+        return sum(signs[order.side] * order.filled for order in self.book.values()) - self.by_hand
+
     # --- playing ---
 
     def enter(self) -> None:
@@ -611,7 +541,7 @@ class World:
             case _:
                 self.enter()
         self.ring()
-        self.check()
+        invariants.always(self)
 
     def play(self) -> None:
         if not self.choices.one_in(8):
@@ -620,225 +550,8 @@ class World:
             if self.choices.used_up:
                 break
             self.step()
-        self.settle_down()
-        self.finish()
-
-    def settle_down(self) -> None:
-        """From here on everybody behaves; then all must come to rest, or somebody must have been told."""
-        self.connected, self.halt = True, None
-        self.choices = Choices(b"")  # no more courier is late, no answer lost
-        for _ in range(400):
-            while self.mail:
-                self.mail.pop(0)()
-            self.read()
-            self.ring()
-            self.wake()
-            self.trade(whole=True)
-            self.check()
-            if self.at_rest():
-                return
-            self.pass_time(self.next_event())
-            if CALENDAR.is_open(self.now):
-                self.price_at = self.now
-                self.watch_stop()
-        raise AssertionError(f"never came to rest: {self.state}")
-
-    def next_event(self) -> Instant:
-        """The next instant at which anything in the world happens. If nothing ever does, the strategy is stuck."""
-        at = [order.visible_at for order in self.book.values()]
-        if self.wake_at is not None:
-            at.append(self.wake_at)
-        if self.state.alive:
-            at += [self.state.buy_at, self.state.sell_at]
-        order = self.state.order
-        if order is not None and order.phase is Phase.UNKNOWN:
-            at.append(self.now + 30 * SECOND)  # the poller reads on
-        if any(order.open for order in self.book.values()):
-            at.append(self.now + 5 * SECOND)
-        ahead = [t for t in at if t > self.now]
-        assert ahead, f"stuck: nothing will ever happen to {self.state}"
-        return min(ahead)
-
-    def at_rest(self) -> bool:
-        state = self.state
-        quiet = not state.alive and not state.unresolved and not state.lingering
-        quiet = quiet and all(o.status != "open" for o in self.book.values())
-        if not quiet:
-            return False
-        for booked in self.book.values():
-            order = state.find(booked.tag)
-            if self.now < booked.visible_at or (order is not None and order.filled != booked.filled):
-                return False
-        if state.surfaced > 0 and self.sellable(state.surfaced) and not self.gone(self.newest_stray()):
-            return False
-        squaring_off = state.open_quantity > 0 and state.stop_requested and state.square_off
-        if squaring_off and self.sellable(state.open_quantity) and not self.gone(self.newest_buy()):
-            return False
-        if state.open_quantity > 0:
-            assert Code.UNPROTECTED_POSITION in state.alerted, state
-        if state.open_quantity < 0 or state.surfaced < 0:
-            assert Code.OVERSOLD in state.alerted, state
-        return not state.start_requested
-
-    def sellable(self, quantity: Quantity) -> bool:
-        return quantity + self.foreign > 0
-
-    def newest_buy(self) -> Order:
-        return max(self.bought(), key=lambda order: order.at)
-
-    def newest_stray(self) -> Order:
-        strays = [order for order in self.bought() if order.run != self.state.run or not self.state.alive]
-        return max(strays, key=lambda order: order.at)
-
-    def bought(self) -> list[Order]:
-        found = [self.state.find(tag) for tag in self.book]
-        return [order for order in found if order is not None and order.kind is Kind.BUY and order.filled]
-
-    def gone(self, order: Order) -> bool:
-        """Intraday shares of an earlier day: there is nothing to sell."""
-        days = [CALENDAR.wall(at).date() for at in (order.at, self.now)]
-        return order.product is Product.MIS and days[0] < days[1]
-
-    # --- what must always be true ---
-
-    @property
-    def held(self) -> Quantity:
-        """The account's shares, by the broker's book and the user's hand."""
-        signs = {Side.BUY: 1, Side.SELL: -1}
-        return sum(signs[order.side] * order.filled for order in self.book.values()) - self.by_hand
-
-    def _before(self, event: Event) -> None:
-        if isinstance(event, Intent):
-            self._before_intent(event)
-        if isinstance(event, OrderFinalized) and event.final is Final.NOT_PLACED:
-            self.given_up.add(event.tag)
-
-    def _before_intent(self, event: Intent) -> None:
-        state, kind = self.state, event.kind
-        assert not state.unresolved, "1: an order is unresolved already"
-        assert CALENDAR.is_open(self.now), "orders are placed in an open market"
-        assert self.connected, "and with a broker session"
-        assert 0 < event.request.quantity <= self.rules.freeze
-        earlier = [e for e in self.log if isinstance(e, Intent) and e.kind is kind]
-        match kind:
-            case Kind.BUY:
-                assert state.alive
-                assert state.bought == 0, "5: what was bought once is not bought again"
-                assert self.halt is None
-                assert self.now - state.buy_at <= self.policy.buy_late_limit
-                for one in earlier:
-                    order = state.find(one.tag)
-                    if order is not None and order.run == state.run:
-                        assert order.final is Final.REJECTED, f"3: an earlier BUY may exist: {order}"
-                        booked = self.book.get(one.tag)
-                        assert booked is None or booked.filled == 0
-            case Kind.SURFACED:
-                assert 0 < event.request.quantity <= state.surfaced
-            case _:
-                assert 0 < event.request.quantity <= state.open_quantity, "5: there is nothing to exit from"
-                assert state.alive or (state.stop_requested and state.square_off), "6: the run has stopped"
-                if kind is Kind.SELL and state.alive and not state.stop_requested and self.halt is None:
-                    assert not state.stop_due, "STOPLOSS overrides SELL"
-        if earlier and (last := state.find(earlier[-1].tag)) is not None and last.run == state.run:
-            self._between(last, event)
-
-    def _between(self, last: Order, event: Intent) -> None:
-        """12: between two placements of one kind there is a fill, a back-off or an answer."""
-        assert last.resolved
-        if last.filled or last.final is not Final.REJECTED:
-            return
-        since = self.log[max(at for at, e in enumerate(self.log) if isinstance(e, Intent)) :]
-        if any(isinstance(e, StrategyStopped) for e in since):
-            return  # the run was aborted, and then somebody asked for a square-off
-        retries = [e for e in self.log if isinstance(e, OrderRetryRequired) and e.tag == last.tag]
-        assert retries, f"{event.kind} was placed again without a pause"
-        assert self.now >= retries[-1].not_before
-        assert self.now > last.at
-
-    def _check_rest(self) -> None:
-        """Right after a decision: nothing that is due is forgotten, and time alone changes nothing before `wake_at`."""
-        state = self.state
-        order = state.order
-        if state.alive and state.stop_due and state.open_quantity > 0 and CALENDAR.is_open(self.now):
-            minded = (
-                state.unresolved
-                or any(self.now < tries.not_before for tries in state.tries.values())
-                or state.open_quantity + self.foreign <= 0
-                or bool(state.lingering)
-            )
-            assert minded, f"4: the stop is due and nobody sells: {state}"
-        if state.lingering or (order is not None and order.surfaced and order.phase is Phase.LIVE):
-            for one in (*state.lingering, *([order] if order is not None and order.surfaced else [])):
-                told = not self.connected and Code.ORDER_SURFACED in state.alerted
-                assert one.resolved or one.cancel_asked or told, "a surfaced order is being cancelled"
-        until = self.now + 3 * DAY if self.wake_at is None else self.wake_at
-        gap = until - self.now
-        for t in (until - 1, self.now + gap // 2, self.now + gap // 5):
-            if self.now < t < until:
-                early = decide_next(state, replace(self.facts, now=t))
-                assert early.events == (), f"{early.events[0]} at +{t - self.now}, before wake_at +{gap}"
-
-    def check(self) -> None:
-        state = self.state
-        live = [o for o in self.book.values() if o.open and o.tag not in self.given_up]
-        assert len(live) <= 1, f"1: two orders live at the broker: {live}"
-        for tag in self.book:
-            assert state.find(tag) is not None or self._forgotten(tag), "9: an order nobody remembers"
-        surfaced = [tag for tag in self.given_up if tag in self.book]
-        if surfaced:
-            self.seen["surfaced"] += 1
-        elif not self.hand_raced:
-            assert self.held >= 0, "2: sold more than bought"
-        assert state.lock_state == (state.order.tag if state.unresolved and state.order else "free")
-        assert state.open_quantity == state.bought - state.sold - state.settled
-
-    def _forgotten(self, tag: Tag) -> bool:
-        """Orders of an earlier day, all over, need no watching."""
-        order = self.book[tag]
-        return not order.open and wall(order.visible_at).date() < wall(self.now).date()
-
-    def finish(self) -> None:
-        """7: the log alone gives the state, folded in place or not."""
-        again = initial(7, 1)
-        for event in self.log:
-            apply(again, event)
-        assert again == self.state
-        intents = [event.tag for event in self.log if isinstance(event, Intent)]
-        assert len(intents) == len(set(intents))
-        assert set(self.book) <= set(intents), "9: an order without an intent"
-        for tag in intents:
-            order = self.state.find(tag)
-            assert order is None or order.resolved, f"9: an intent that never ended: {order}"
-        known = self.state.open_quantity + self.state.surfaced + self.foreign
-        if all(self.state.find(tag) is not None for tag in self.book):
-            assert known == self.held, f"the state says {known}, the broker's book {self.held}"
-
-    def _note(self, event: Event) -> None:
-        """What this play has reached, for the generator's measure."""
-        match event:
-            case Intent():
-                self.seen[f"intent {event.kind}"] += 1
-                if event.attempt > 1:
-                    self.seen[f"attempt {min(event.attempt, 4)} {event.kind}"] += 1
-                if not self.state.alive:
-                    self.seen[f"after the end {event.kind}"] += 1
-            case AlertTriggered():
-                self.seen[f"alert {event.code}"] += 1
-            case StrategyStarted():
-                self.seen["runs"] += 1
-                if self.seen["runs"] > 1:
-                    self.seen["started again"] += 1
-            case StrategyExited():
-                self.seen[f"exited {event.reason}"] += 1
-            case SafetyAbort():
-                self.seen[f"abort {event.reason}"] += 1
-            case OrderOutcomeUnknown():
-                order = self.state.find(event.tag)
-                self.seen[f"unknown {order.kind if order else ''}"] += 1
-            case CancelRequested():
-                self.seen[f"cancel: {event.why.split(',')[0].rstrip('0123456789')}"] += 1
-            case ModifyRequested() | PositionSettled() | OrderRetryRequired() | OrderDenied() | TriggerMissed():
-                self.seen[event.type] += 1
+        settle_down(self)
+        invariants.at_the_end(self)
 
 
 def play(seed: int, size: int = 700) -> World:
