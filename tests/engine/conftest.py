@@ -5,10 +5,14 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from bahi.database.engine import create_engine
+from eventstore.archive import PostgresArchive
 from tests.engine.world import World
 
 OpenWorld = Callable[..., Awaitable[World]]
+OpenArchived = Callable[..., Awaitable[World]]
 
 
 @pytest.fixture
@@ -34,3 +38,20 @@ async def open_world(redis: Redis, redis_url: str) -> AsyncIterator[OpenWorld]:
 async def world(open_world: OpenWorld) -> World:
     """A world without faults."""
     return await open_world()
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database_url, size=8)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def archived(engine: AsyncEngine, open_world: OpenWorld) -> OpenArchived:
+    """`await archived(plan=…)`: a world whose log has an archive."""
+
+    async def open_it(**options: object) -> World:
+        return await open_world(archive=PostgresArchive(engine), **options)
+
+    return open_it

@@ -13,7 +13,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from bahi.database.engine import create_engine
 from bahi.roles.process import report_restart
 from bahi.servers.redis import EmbeddedRedis
 from domain.events import OrderRecovered, StrategyRecovered, StrategyStartRequested, SystemRecovery
@@ -27,13 +26,6 @@ from eventstore.witness import bear_witness
 from projections.recovery import Recovered
 from tests.engine.world import World
 from tests.engine.world_of_witnesses import kill, on, size
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(database_url, size=4)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture

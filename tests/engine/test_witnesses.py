@@ -12,7 +12,6 @@ from redis.backoff import NoBackoff
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bahi.clock import SystemClock
-from bahi.database.engine import create_engine
 from bahi.roles.process import report_restart
 from bahi.servers.redis import EmbeddedRedis
 from domain.events import SystemRecovery, UserRegistered
@@ -28,13 +27,6 @@ from eventstore.witness import Witness, bear_witness
 from handlers.decider import persist
 from tests.engine.world import World
 from tests.engine.world_of_witnesses import kill, on, size
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(database_url, size=4)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture
