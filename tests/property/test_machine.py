@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from bahi.testing import EngineMachine, fuzz
+from bahi.testing.ground import Ground
 from domain.decide import Decision, decide_next
 from domain.facts import Facts
 from domain.rules.acts import place
@@ -36,6 +37,23 @@ def test_whatever_happens_in_whatever_order_the_invariants_hold(redis_url: str) 
 
 def test_nor_does_it_matter_that_redis_forgets_and_is_lost(redis_url: str, database_url: str) -> None:
     fuzz(EngineMachine, redis_url, database_url, settings=SHORT)
+
+
+def test_what_a_lost_run_has_traded_is_found_before_the_day_is_over(redis_url: str, database_url: str) -> None:
+    """Hypothesis found that the machine let a day pass on which nobody read the books, as no engine does."""
+    with Ground(redis_url, database_url) as ground:
+        machine = EngineMachine(ground)
+        machine.begin(quantity=2)
+        machine.trigger_buy(n=0)
+        machine.work(n=0)
+        machine.halt(square_off=True, user=7)
+        machine.work(n=0)
+        machine.pass_time(span="40 s")
+        machine.restore(unarchived=machine.records[-1].position - 2)  # that it is to start is kept
+        machine.fill()
+        machine.trigger_buy(n=0)  # on the next trading day: today it is too late
+        machine.teardown()
+    assert any(it.event.type == "ORDER_RECOVERED" for it in machine.records)
 
 
 # --- a defect is found, and its story is short ----------------------------------------------------------------------

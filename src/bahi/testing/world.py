@@ -63,7 +63,7 @@ from projections.runtime import DEFAULTS, encode_change
 from simulation.clock import VirtualClock
 from simulation.independent import Finding, Rule, judge, read_book
 from simulation.invariants import Checker
-from sources.updates import OpenOrders, Updates
+from sources.updates import IDLE_PERIOD, WATCH_PERIOD, OpenOrders, Updates
 
 __all__ = ["CLOSE", "INFY", "OPENING", "USER", "Process", "World"]
 
@@ -137,6 +137,8 @@ class World:
         """Whether the invariants are checked at the end of the test."""
         self._pollers: dict[int, Poller] = {}
         self._followed = 0
+        self._unread_at: Instant | None = None
+        """When the books are to be read of accounts of which nothing is known to be open."""
         self._next_id = 41
         self._opened: list[EventLog] = []
         self._started = 0
@@ -204,8 +206,9 @@ class World:
         return done
 
     async def begin_anew(self, *names: str) -> None:
-        """All processes are new ones."""
+        """All processes are new ones, on a log that may have lost its end."""
         self._pollers.clear()
+        self._unread_at = self.clock.now() + IDLE_PERIOD if self.polling else None
         self._followed = 0
         self.orders.open.clear()
         self.orders.given_up.clear()
@@ -412,9 +415,21 @@ class World:
             if now >= end:
                 return False
             self.clock.set(min(await self._next_wake(), end))
-            if self.polling and self.clock.now() - watched_at >= 15 * SECOND and any(self.orders.given_up.values()):
+            if self.polling and self.clock.now() - watched_at >= WATCH_PERIOD and any(self.orders.given_up.values()):
                 watched_at = self.clock.now()
                 await self.watch()
+            await self._watch_after_a_loss()
+
+    async def _watch_after_a_loss(self) -> None:
+        """Every book is read once a minute, whatever is known; here only after the log was lost, for only then it may
+        show what nobody knows of, and only on that day."""
+        now = self.clock.now()
+        if self._unread_at is None or now < self._unread_at:
+            return
+        await self.watch()
+        later = now + IDLE_PERIOD
+        same_day = self.calendar.wall(now).date() == self.calendar.wall(later).date()
+        self._unread_at = later if same_day and not self.connected >= set(self.users) else None
 
     async def _next_wake(self) -> Instant:
         now = self.clock.now()
@@ -426,7 +441,9 @@ class World:
         if any(self.orders.open.values()):
             wakes.append(now + self.poll_every)
         elif any(self.orders.given_up.values()):
-            wakes.append(now + 15 * SECOND)
+            wakes.append(now + WATCH_PERIOD)
+        if self._unread_at is not None:
+            wakes.append(self._unread_at)
         return min(at for at in wakes if at > now)
 
     async def finish(self, limit: Duration = 2 * HOUR) -> None:
