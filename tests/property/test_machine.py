@@ -13,9 +13,9 @@ from domain.facts import Facts
 from domain.rules.acts import place
 from domain.strategy import State, fold
 from domain.values import Kind
-from tests.one_database import one_database
+from tests.one_database import emptied, one_database
 
-__all__ = ["one_database"]
+__all__ = ["emptied", "one_database"]
 
 README = Path(__file__).parents[2] / "README.md"
 LONG = settings(
