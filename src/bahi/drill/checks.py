@@ -20,6 +20,7 @@ from domain.events import (
     RecoverySettled,
     StrategyCreated,
     StrategyRecovered,
+    StrategyStartRefused,
     StrategyStartRequested,
     StrategyStopped,
     StrategyStopRequested,
@@ -38,7 +39,18 @@ from projections.stop_index import StopIndex
 from projections.verify import verify
 from simulation.invariants import Checker, Violations
 
-__all__ = ["Books", "Found", "History", "check", "held_back", "holdings", "read_books", "read_history", "unwatched"]
+__all__ = [
+    "Books",
+    "Found",
+    "History",
+    "check",
+    "check_acknowledged",
+    "held_back",
+    "holdings",
+    "read_books",
+    "read_history",
+    "unwatched",
+]
 
 _EVENT_OF: Mapping[str, type[Event]] = {
     "create": StrategyCreated,
@@ -155,7 +167,7 @@ async def check(
     _, live, corrupt = await live_states(log)
     found.broken += [f"strategy {strategy_id} is corrupt: {why}" for strategy_id, why in corrupt.items()]
     _check_invariants(found, log, records, books, users, live)
-    _check_acknowledged(found, records, acknowledged)
+    check_acknowledged(found, records, acknowledged)
     _check_broker(found, log, records, books, live)
     at = {raw.position: raw.envelope for raw in raws}
     found.reused += [
@@ -183,7 +195,7 @@ def _check_invariants(
             found.broken.append(f"strategy {error} is live and not in the log")
 
 
-def _check_acknowledged(found: Found, records: Sequence[Recorded], acknowledged: Sequence[Acknowledged]) -> None:
+def check_acknowledged(found: Found, records: Sequence[Recorded], acknowledged: Sequence[Acknowledged]) -> None:
     """Each answer has its event, by the request's id or, when an earlier attempt did it, by what was asked for."""
     created: Counter[int] = Counter()
     by_request: defaultdict[str, list[Recorded]] = defaultdict(list)
@@ -191,12 +203,14 @@ def _check_acknowledged(found: Found, records: Sequence[Recorded], acknowledged:
         by_request[record.correlation_id].append(record)
         if isinstance(record.event, StrategyCreated):
             created[record.strategy_id] += 1
-    ended = {record.strategy_id for record in records if isinstance(record.event, StrategyStopped)}
+    idle = {
+        record.strategy_id for record in records if isinstance(record.event, StrategyStopped | StrategyStartRefused)
+    }
     switches = {
         record.user_id: record.event for record in records if isinstance(record.event, UserHalted | UserResumed)
     }
     for each in acknowledged:
-        if each.what == "stop" and each.strategy_id in ended:  # who is told that it has ended may be too late to end it
+        if each.what == "stop" and each.strategy_id in idle:  # what has ended, or did not begin, need not be ended
             continue
         if each.what == "resume" and not isinstance(switches.get(each.user_id), UserHalted):
             continue  # and who is told that nothing is halted, when nothing is
