@@ -5,7 +5,6 @@ import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -17,13 +16,13 @@ from bahi.roles.process import report_restart
 from bahi.servers.redis import EmbeddedRedis
 from domain.events import OrderRecovered, StrategyRecovered, StrategyStartRequested, SystemRecovery
 from domain.values import MINUTE, SECOND, Holding, Side
-from eventstore import clients
 from eventstore.archive import PostgresArchive
 from eventstore.envelope import NewEvent
 from eventstore.errors import LogLost, LogUnavailable, NeedsRecovery
 from eventstore.vouching import stopping_in_good_order
 from eventstore.witness import bear_witness
 from projections.recovery import Recovered
+from tests.engine.dying import Died, die_before
 from tests.engine.world import World
 from tests.engine.world_of_witnesses import kill, on, size
 
@@ -162,28 +161,15 @@ async def test_an_order_whose_intent_was_torn_off_is_adopted(world: World, serve
 async def test_whoever_dies_over_it_loses_nothing_of_what_redis_has(
     world: World, server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """It dies before its n-th command to Redis; what was not archived is still there."""
+    """It dies before its n-th call to Redis; what was not archived is still there."""
     strategy = await world.bought()
     last = await world.log.last_position()
     kill(server)
 
-    class Died(BaseException):
-        pass
-
-    calls = 0
-    real_ask = clients._ask
-
-    async def dying(*args: Any) -> object:
-        nonlocal calls
-        calls += 1
-        if calls > number:
-            raise Died
-        return await real_ask(*args)
-
     for process in list(world.processes):
         await world.kill(process)
     with monkeypatch.context() as patch:
-        patch.setattr(clients, "_ask", dying)
+        die_before(patch, number)
         with suppress(Died, BaseExceptionGroup):
             await world.recover()
     done = await start_again(world)

@@ -14,7 +14,6 @@ from domain.events import (
 )
 from domain.facts import Policy
 from domain.values import MINUTE, Holding, Side
-from eventstore import clients
 from eventstore.archive import PostgresArchive
 from eventstore.batch import Appended, WrongEpoch
 from eventstore.entries import read_entries
@@ -31,6 +30,7 @@ from projections.recovery import recover
 from projections.runtime import DEFAULTS
 from simulation.clock import VirtualClock
 from tests.engine.conftest import OpenArchived
+from tests.engine.dying import Died, die_before
 from tests.engine.world import OPENING, USER
 
 
@@ -125,7 +125,7 @@ async def test_any_number_of_processes_restore_once(archived: OpenArchived, redi
 async def test_a_restorer_that_dies_anywhere_is_followed_by_the_next(
     archived: OpenArchived, redis: Redis, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """It dies before its n-th command to Redis."""
+    """It dies before its n-th call to Redis."""
     world = await archived()
     strategy = await world.bought()
     await world.archive_to(await world.log.last_position() - 2)
@@ -134,22 +134,9 @@ async def test_a_restorer_that_dies_anywhere_is_followed_by_the_next(
     await redis.flushall()
     assert world.archive is not None
 
-    class Died(BaseException):
-        pass
-
-    calls = 0
-    real_ask = clients._ask
-
-    async def dying(*args: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls > number:
-            raise Died
-        return await real_ask(*args)  # type: ignore[arg-type]
-
     again = {"keys": world.log.keys, "clock": world.clock, "defaults": DEFAULTS, "policy": world.policy}
     with monkeypatch.context() as patch:
-        patch.setattr(clients, "_ask", dying)
+        die_before(patch, number)
         try:
             await recover(world.redis_url, world.archive, **again)  # type: ignore[arg-type]
             died = False
