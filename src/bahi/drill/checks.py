@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -30,7 +31,7 @@ from domain.events import (
 )
 from domain.strategy import State
 from domain.tags import parse_tag
-from domain.values import Side
+from domain.values import ALIVE, Side
 from eventstore.entries import read_entries
 from eventstore.envelope import Raw, Recorded, decode
 from eventstore.log import EventLog
@@ -203,15 +204,15 @@ def check_acknowledged(found: Found, records: Sequence[Recorded], acknowledged: 
         by_request[record.correlation_id].append(record)
         if isinstance(record.event, StrategyCreated):
             created[record.strategy_id] += 1
-    idle = {
+    ended = {
         record.strategy_id for record in records if isinstance(record.event, StrategyStopped | StrategyStartRefused)
     }
     switches = {
         record.user_id: record.event for record in records if isinstance(record.event, UserHalted | UserResumed)
     }
     for each in acknowledged:
-        if each.what == "stop" and each.strategy_id in idle:  # what has ended, or did not begin, need not be ended
-            continue
+        if each.what == "stop" and each.strategy_id in ended and _says_idle(each.answer):
+            continue  # what has ended, or did not begin, need not be ended
         if each.what == "resume" and not isinstance(switches.get(each.user_id), UserHalted):
             continue  # and who is told that nothing is halted, when nothing is
         wanted = _EVENT_OF[each.what]
@@ -223,6 +224,11 @@ def check_acknowledged(found: Found, records: Sequence[Recorded], acknowledged: 
     found.duplicates += [f"strategy {each} was created {times} times" for each, times in created.items() if times > 1]
 
 
+def _says_idle(answer: Mapping[str, Any]) -> bool:
+    """Whether by the answer to a stop there was nothing left to stop or to sell."""
+    return answer["status"] not in ALIVE and answer["open_quantity"] <= 0
+
+
 def _is_it(told: Acknowledged, record: Recorded) -> bool:
     if told.strategy_id and record.strategy_id != told.strategy_id:
         return False
@@ -232,7 +238,7 @@ def _is_it(told: Acknowledged, record: Recorded) -> bool:
         case StrategyUpdated(stop_loss=stop_loss):
             return stop_loss is not None and float(stop_loss) == float(told.body["stop_loss"])
         case StrategyStopRequested(square_off=square_off):
-            return square_off is bool(told.body["square_off"])
+            return square_off or not told.body["square_off"]  # who sells what is held, stops
         case _:
             return True
 
