@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from domain.clock import Clock
 from domain.events import SystemRecovery
@@ -14,10 +13,11 @@ from domain.values import Priority
 from eventstore.clients import answers, command, commands, log_client
 from eventstore.envelope import Ids, NewEvent
 from eventstore.epochs import Epoch, held, judge
-from eventstore.errors import LogUnavailable, NeedsRecovery, PartitionMismatch, ServerTooOld, WeakDurability
+from eventstore.errors import LogUnavailable, NeedsRecovery, PartitionMismatch, ServerTooOld, WeakDurability, outages
+from eventstore.guard import fact, run_id_in
 from eventstore.keys import GROUP, PARTITIONS, Keys
 from eventstore.log import Archive, EventLog
-from eventstore.vouching import is_vouched_for, run_id_of, vouch_for
+from eventstore.vouching import is_vouched_for, vouch_for
 
 __all__ = ["OLDEST_SERVER", "REQUIRED_SETTINGS", "OwnedArchive", "check_server", "create_groups", "open_log"]
 
@@ -68,7 +68,7 @@ async def open_log(
     keys = Keys(partition, hashtag=cluster or partitions > 1)
     redis = log_client(redis_url)
     try:
-        await check_server(redis, allow_weak=allow_weak)
+        info = await check_server(redis, allow_weak=allow_weak)
         stored = int(await _set_once(redis, PARTITIONS, str(partitions)))
         if stored != partitions:
             raise PartitionMismatch(
@@ -76,18 +76,16 @@ async def open_log(
             )
         if not 0 <= partition < partitions:
             raise PartitionMismatch(f"there is no partition {partition} of {partitions}")
-        if await command(redis, "GET", keys.epoch) is None:  # a log that has lost its id is half of one: see `held`
+        here = await held(redis, keys)
+        existed = bool(here.lineage)
+        if not existed and not here.half:  # a log that has lost its id is half of one
             await _set_once(redis, keys.log_id, random(4))
-        run_id, existed = "", False
         known: Sequence[Epoch] = ()
         if archive is not None:
-            run_id = await run_id_of(redis)
-            here = await held(redis, keys)
             known, archived = await archive.identity()
             judge(here, known, archived)
-            existed = bool(here.lineage)
-            if not await is_vouched_for(redis, keys, member):
-                if here.lineage:
+            if not await is_vouched_for(redis, keys, info, member):
+                if existed:
                     raise NeedsRecovery("RESTARTED", archived, here.position)
                 await vouch_for(redis, keys)  # killed before the log had begun: nobody can have written into it
         # one that was there and is gone since the first look is not begun anew: it is restored
@@ -110,7 +108,8 @@ async def open_log(
             lineage=here.lineage,
         )
         log.seen = here.position
-        log.guard.run_id = run_id
+        if archive is not None:
+            log.guard.run_id = run_id_in(info)
         if not begun and (lost := await create_groups(redis, keys)):
             await _tell_lost_groups(log, lost)
         return log
@@ -118,28 +117,28 @@ async def open_log(
         await redis.aclose()
 
 
-async def check_server(redis: "Redis", *, allow_weak: bool) -> None:
-    """Raises ServerTooOld and WeakDurability."""
-    info = (await command(redis, "INFO", "server")).decode()
-    version = next(line.partition(":")[2] for line in info.splitlines() if line.startswith("redis_version:"))
+async def check_server(redis: "Redis", *, allow_weak: bool) -> bytes:
+    """What the server's INFO says of itself. Raises ServerTooOld and WeakDurability."""
+    asked = [("INFO", "server"), *(("CONFIG GET", name) for name in REQUIRED_SETTINGS)]
+    info, *settings = await commands(redis, asked)
+    if isinstance(info, Exception):
+        with outages():
+            raise info
+    version = fact(info, "redis_version")
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
         raise ServerTooOld(f"Redis {version}: 6.2 or newer is needed")
-    if allow_weak:
-        return
     weak = []
-    for name, required in REQUIRED_SETTINGS.items():
-        try:
-            answer = await command(redis, "CONFIG GET", name)
-            actual = answer[1].decode() if answer else "unknown"
-        except ResponseError as error:
-            actual = f"unknown ({error})"
+    for (name, required), answer in zip(REQUIRED_SETTINGS.items(), settings, strict=True):
+        known = not isinstance(answer, Exception) and answer
+        actual = answer[1].decode() if known else f"unknown ({answer or 'it does not say'})"
         if actual != required:
             weak.append(f"{name} is {actual}, must be {required}")
-    if weak:
+    if weak and not allow_weak:
         raise WeakDurability(
             f"this Redis may lose orders: {'; '.join(weak)}. Set it so, or accept the loss with "
             "BAHI_ALLOW_WEAK_DURABILITY=1"
         )
+    return bytes(info)
 
 
 async def create_groups(redis: "Redis", keys: Keys, after: int = 0) -> list[Priority]:

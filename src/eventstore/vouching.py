@@ -13,30 +13,24 @@ from eventstore.keys import Keys
 from eventstore.patience import TIMER
 from eventstore.witness import PATIENCE
 
-__all__ = ["is_vouched_for", "run_id_of", "stopping_in_good_order", "vouch_for"]
+__all__ = ["is_vouched_for", "stopping_in_good_order", "vouch_for"]
 
 _LOOK_EVERY = 0.1
 _DECIDED = 1.0
 """Seconds after which whoever looks has looked; and, once they have, that they need to agree or to give up."""
 
 
-async def run_id_of(redis: "Redis") -> str:
-    """The server's name for its present life. Raises LogUnavailable."""
-    return run_id_in(await command(redis, "INFO", "server"))
-
-
-async def is_vouched_for(redis: "Redis", keys: Keys, member: str = "") -> bool:
+async def is_vouched_for(redis: "Redis", keys: Keys, info: bytes, member: str = "") -> bool:
     """Whether the log is known to be whole on this server; a log that was never opened, or whose server was stopped in
-    good order, is. Its members are given the time to say so, from the start of the server on; `member` is the name of
-    whoever asks, whose namesake has died. Raises LogUnavailable."""
-    info: bytes = await command(redis, "INFO", "server")
+    good order, is. Its members are given the time to say so, from the start of the server on. `info` is what INFO told
+    of the server a moment ago; `member` the name of whoever asks, whose namesake has died. Raises LogUnavailable."""
     run_id = run_id_in(info).encode()
-    await command(redis, "SET", keys.server, run_id, "NX")
     timer = TIMER.get()
     waited = min(timer.uptime(float(fact(info, "uptime_in_seconds"))), PATIENCE - _DECIDED)
     while True:
-        asked = [("GET", keys.doubted), ("GET", keys.server), ("HGETALL", keys.members)]
-        doubted, server, fields = await answers(redis, asked)
+        first = ("SET", keys.server, run_id, "NX")
+        looks = (("GET", keys.doubted), ("GET", keys.server), ("HGETALL", keys.members))
+        _, doubted, server, fields = await answers(redis, [first, *looks])
         if doubted == run_id:
             return False
         if server == run_id:
@@ -52,7 +46,7 @@ async def is_vouched_for(redis: "Redis", keys: Keys, member: str = "") -> bool:
 
 async def vouch_for(redis: "Redis", keys: Keys) -> None:
     """The log is whole on this server: nothing of it was lost, or what was lost is accounted for."""
-    await command(redis, "SET", keys.server, await run_id_of(redis))
+    await command(redis, "SET", keys.server, run_id_in(await command(redis, "INFO", "server")))
 
 
 async def stopping_in_good_order(redis: "Redis", keys: Keys) -> None:

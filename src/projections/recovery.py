@@ -28,7 +28,7 @@ from domain.strategy import State, evolve
 from domain.values import Code, Duration, Instant, Severity
 from eventstore.archive import PostgresArchive, archive_outages
 from eventstore.batch import Appended
-from eventstore.clients import log_client
+from eventstore.clients import command, log_client
 from eventstore.envelope import Ids, NewEvent
 from eventstore.epochs import REJOINING, RESTORING, Epoch, Held, held, judge, next_log_id, record, restoring
 from eventstore.errors import LogLost, NeedsRecovery
@@ -146,7 +146,8 @@ async def _why(
         judge(here, known, archived)
     except NeedsRecovery as needed:
         return needed.why
-    return None if await is_vouched_for(redis, keys, member) else RESTARTED
+    info = await command(redis, "INFO", "server")
+    return None if await is_vouched_for(redis, keys, info, member) else RESTARTED
 
 
 async def _clear(

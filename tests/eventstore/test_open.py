@@ -129,15 +129,20 @@ async def test_a_durable_server_is_accepted_and_keeps_what_it_acknowledged(tmp_p
 
 
 class Says:
-    """A server of some version, as far as INFO tells."""
-
-    response_callbacks: dict[str, object] = {}  # noqa: RUF012
+    """A server of some version, as far as INFO tells; of its settings it tells nothing."""
 
     def __init__(self, version: str) -> None:
-        self._info = f"# Server\r\nredis_version:{version}\r\n".encode()
+        self._answers = [f"# Server\r\nredis_version:{version}\r\n".encode()]
 
-    async def execute_command(self, *_: object) -> bytes:
-        return self._info
+    def pipeline(self, **_: object) -> "Says":
+        return self
+
+    def execute_command(self, *asked: object) -> None:
+        if asked[0] != "INFO":
+            self._answers.append([])
+
+    async def execute(self, **_: object) -> list[object]:
+        return self._answers
 
 
 async def test_a_server_that_is_too_old_is_refused():
