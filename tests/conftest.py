@@ -7,6 +7,7 @@ and to copy a hundred databases on a disk is half of a run's time. No test pulls
 killed process has written is there on either. With TMPDIR set the files are there, and what pytest keeps stays.
 """
 
+import gc
 import importlib
 import importlib.util
 import logging
@@ -62,6 +63,10 @@ ENOUGH = 2 * 2**30
 """Bytes free in it: several times what the workers of a small machine use."""
 
 
+gc.disable()
+"""Until all tests are loaded: nothing of it is garbage."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """On CI every run explores anew, and says with which seed, so that a failure can be had again.
 
@@ -92,6 +97,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """What was imported stays: not to look at it again and again saves a tenth of a run's time."""
     settle_memory()
+    gc.enable()
 
 
 def _remove(folder: Path) -> None:

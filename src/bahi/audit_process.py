@@ -12,9 +12,12 @@ from typing import Any, Final
 import msgspec
 import typer
 
-from bahi.cli.archive_export import Asked, export_archive
-from bahi.cli.common import load_settings, run_async
-from bahi.cli.verify import verify_all
+from bahi.quiet import loading
+
+with loading():
+    from bahi.cli.archive_export import Asked, export_archive
+    from bahi.cli.common import load_settings, run_async
+    from bahi.cli.verify import verify_all
 
 __all__ = ["main"]
 

@@ -13,7 +13,7 @@ from typing import Final
 import anyio.to_thread
 import structlog
 
-from bahi.quiet import settle_memory
+from bahi.quiet import loading, settle_memory
 from bahi.roles.archive import ArchiveRole
 from bahi.roles.base import Partition, Role
 from bahi.roles.ending import Ending
@@ -44,8 +44,8 @@ log = structlog.get_logger(__name__)
 
 
 def _rest(house: House, partitions: Sequence[Partition]) -> Role:
-    from bahi.roles.rest import RestRole  # the other roles start sooner without FastAPI
-
+    with loading():  # here, so that the other roles start sooner without FastAPI
+        from bahi.roles.rest import RestRole
     return RestRole(house, partitions)
 
 
