@@ -16,10 +16,10 @@ from typing import Any
 import uvloop
 from msgspec import convert
 
-import bahi.roles.process  # noqa: F401 (all that `bahi run` loads, so that a start takes as long)
 from bahi.drill.effects import Effects
 from bahi.drill.engine import Engine, open_engine
 from bahi.drill.link import HostLink
+from bahi.roles.process import load_role
 from bahi.settings import Settings
 from bahi.telemetry.logging import configure_logging
 from domain.values import Config, Tick
@@ -92,6 +92,8 @@ class Host:
         return self._engine
 
     async def _open(self, now: int) -> None:
+        for role in self._opened_with["roles"]:
+            load_role(role)  # what `bahi run` loads, so that a start takes as long
         settings = Settings.load(
             home=Path(self._opened_with["home"]),
             http_port=0,

@@ -8,20 +8,16 @@ import asyncio
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import Final
 
 import anyio.to_thread
 import structlog
 
 from bahi.quiet import loading, settle_memory
-from bahi.roles.archive import ArchiveRole
 from bahi.roles.base import Partition, Role
 from bahi.roles.ending import Ending
 from bahi.roles.heartbeat import beat
-from bahi.roles.market import MarketRole
-from bahi.roles.scheduler import SchedulerRole
-from bahi.roles.updates import UpdatesRole
-from bahi.roles.worker import WorkerRole
 from bahi.wiring import House
 from brokers.kite.client import load
 from domain.events import Event, RuntimeStateLoaded, SystemRecovery
@@ -38,24 +34,18 @@ from projections.compare import corrupt_strategies
 from projections.live import live_states
 from projections.runtime import CorruptState
 
-__all__ = ["ROLES", "UnknownRole", "all_wanted", "report_restart", "run_roles"]
+__all__ = ["ROLES", "UnknownRole", "all_wanted", "load_role", "report_restart", "run_roles"]
 
 log = structlog.get_logger(__name__)
 
 
-def _rest(house: House, partitions: Sequence[Partition]) -> Role:
-    with loading():  # here, so that the other roles start sooner without FastAPI
-        from bahi.roles.rest import RestRole
-    return RestRole(house, partitions)
-
-
-ROLES: Final[dict[str, Callable[[House, Sequence[Partition]], Role]]] = {
-    "archive": ArchiveRole,
-    "worker": WorkerRole,
-    "updates": UpdatesRole,
-    "market": MarketRole,
-    "scheduler": SchedulerRole,
-    "api": _rest,
+ROLES: Final = {
+    "archive": "bahi.roles.archive:ArchiveRole",
+    "worker": "bahi.roles.worker:WorkerRole",
+    "updates": "bahi.roles.updates:UpdatesRole",
+    "market": "bahi.roles.market:MarketRole",
+    "scheduler": "bahi.roles.scheduler:SchedulerRole",
+    "api": "bahi.roles.rest:RestRole",
 }
 """In the order of starting; they are stopped in the reverse one."""
 FOLLOWERS: Final = frozenset({"updates", "market", "scheduler"})
@@ -71,6 +61,14 @@ def all_wanted(names: Sequence[str]) -> list[str]:
     if unknown:
         raise UnknownRole(f"no such role: {', '.join(unknown)}; there are {', '.join(ROLES)}")
     return [name for name in ROLES if not names or name in names]
+
+
+def load_role(name: str) -> Callable[[House, Sequence[Partition]], Role]:
+    """Now and not before, so that a process starts sooner without what its roles do not need."""
+    module, _, attribute = ROLES[name].partition(":")
+    with loading():
+        found: Callable[[House, Sequence[Partition]], Role] = getattr(import_module(module), attribute)
+    return found
 
 
 async def run_roles(
@@ -119,7 +117,7 @@ async def _run(house: House, wanted: Sequence[str], started: Callable[[], None])
             partition, fanout = await _load(house, number)
             partitions.append(partition)
             fanouts.append(fanout)
-    roles = {name: ROLES[name](house, partitions) for name in wanted}
+    roles = {name: load_role(name)(house, partitions) for name in wanted}
     settle_memory()
     stopping = _on_signals()
     async with asyncio.TaskGroup() as group:
