@@ -112,8 +112,14 @@ async def _result(home: Path, part: Part) -> Any:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        process_group=0,  # Ctrl-C is for the campaign alone, which ends its parts
     )
-    out, err = await process.communicate()
+    try:
+        out, err = await process.communicate()
+    except asyncio.CancelledError:
+        process.terminate()
+        await process.wait()
+        raise
     lines = out.strip().splitlines()
     if process.returncode not in (0, 1) or not lines:
         said = err.decode(errors="replace").strip()[-2000:]
