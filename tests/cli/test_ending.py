@@ -3,42 +3,66 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.cli.terminal import PROGRAM, environment
+from tests.cli.terminal import PROGRAM, bahi, environment
 from tests.e2e.house import until
 
-SERVERS = {"redis-server", "postgres"}
-LIVES = ("--seeds", "2000", "--jobs", "2", "--only", "lives")
+TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
+COMMANDS = (
+    (("prove", "seeds", "--count", "2000"), 1, HUP),
+    (("prove", "all", "--seeds", "2000", "--jobs", "2", "--only", "lives"), 2, TERM),
+    (("campaign", "--orders", "100000", "--jobs", "1"), 1, TERM),
+    (("drill", "--moments", "100", "--jobs", "2"), 2, INT),
+)
+"""How many Redis servers each has, and what ends it."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("command", [("prove", "seeds", "--count", "2000"), ("prove", "all", *LIVES)], ids=" ".join)
-def test_its_servers_end_with_it(tmp_path: Path, command: tuple[str, ...], number: signal.Signals) -> None:
-    home = ("--home", tmp_path / "kept") if "all" in command else ()
+@contextmanager
+def serving(*command: str, redis: int) -> Iterator[tuple["subprocess.Popen[str]", list[psutil.Process]]]:
+    """The command as soon as its servers run, and all that it has started."""
     with subprocess.Popen(
-        [sys.executable, PROGRAM, *command, *home, "--json"],
+        [sys.executable, PROGRAM, *command, "--json"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
     ) as process:
-        its = psutil.Process(process.pid)
-        wanted = 2 if "all" in command else 1
 
-        def serving() -> list[psutil.Process]:
-            names = [each for each in its.children(recursive=True) if each.name() in SERVERS]
-            return names if sum(each.name() == "redis-server" for each in names) == wanted else []
+        def started() -> list[psutil.Process]:
+            found = psutil.Process(process.pid).children(recursive=True)
+            return found if sum(each.name() == "redis-server" for each in found) >= redis else []
 
-        until(serving, 60, "its servers run")
-        started = its.children(recursive=True)
+        yield process, until(started, 60, f"{redis} servers run")
+
+
+@pytest.mark.parametrize(("command", "redis", "number"), COMMANDS, ids=str)
+def test_what_it_has_started_ends_with_it(
+    tmp_path: Path, command: tuple[str, ...], redis: int, number: signal.Signals
+) -> None:
+    home = ("--home", str(tmp_path / "kept")) if "all" in command else ()
+    with serving(*command, *home, redis=redis) as (process, started):
         process.send_signal(number)
         assert process.stderr is not None
         said = process.stderr.read()
         assert process.wait(60) == 128 + number, said
-        assert "Traceback" not in said
         _, left = psutil.wait_procs(started, 20)
         assert not left
+
+
+def test_a_demo_that_was_broken_off_is_no_obstacle_to_the_next(tmp_path: Path) -> None:
+    home = ("--home", str(tmp_path))
+    with serving("demo", *home, redis=1) as (process, _):
+        process.terminate()
+        assert process.wait(60) == 128 + TERM
+    assert bahi("demo", "--strategies", 2, *home, "--json").object["replay_equal"] is True
+    (tmp_path / "demo" / ".demo").unlink()
+    (tmp_path / "demo" / "paper.db").unlink()
+    refused = bahi("demo", *home)
+    assert refused.code == 2
+    assert "is not the folder of an earlier demo" in refused.err

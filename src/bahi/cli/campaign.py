@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bahi.cli.common import CHECK_FAILED, Json, out, print_json, verdict
 from bahi.cli.common import table as new_table
+from bahi.ending import end_in_order
 from bahi.servers import EmbeddedRedis
 from bahi.telemetry.logging import configure_logging
 from simulation.crashes import CrashPoint
@@ -66,7 +67,7 @@ def campaign_command(
     ) as bar:
         task = bar.add_task("trading", total=orders)
         rounds = campaign(
-            _redis, orders=orders, seed=seed, jobs=jobs, strategies=strategies, stream=stream, prepare=_quiet
+            _redis, orders=orders, seed=seed, jobs=jobs, strategies=strategies, stream=stream, prepare=_prepare
         )
         for each in rounds:
             total.add(each.tally)
@@ -95,7 +96,8 @@ def _redis() -> Iterator[str]:
         yield server.url
 
 
-def _quiet() -> None:
+def _prepare() -> None:
+    end_in_order()
     configure_logging("CRITICAL")
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from bahi.cli.common import CHECK_FAILED, Home, Json, fail, load_settings, out, print_json, run_async
 from bahi.demo import At, Summary, run_demo
+from bahi.servers.folder import private_folder
 from bahi.telemetry.logging import configure_logging
 from domain.calendar import AlwaysOpenCalendar, Calendar, load_nse
 from domain.values import Instant, Tick
@@ -25,6 +26,8 @@ from simulation.ticks import TickFile
 DATE = dt.date(2026, 6, 15)
 """The day that is generated when no recording is given: a Monday with a regular session."""
 TICKS_PER_SYMBOL = 5_000
+MARKS = (".demo", "paper.db")
+"""Of these a demo's folder has one at least."""
 
 
 def demo(
@@ -44,8 +47,8 @@ def demo(
     """Run one trading day through the engine, and check that replaying the log gives exactly the live state."""
     base = load_settings(home)
     folder = base.home / "demo"
-    if not keep and folder.exists():
-        _empty(folder)
+    if not keep:
+        _begin_anew(folder)
     settings = load_settings(folder, partitions=1)
     configure_logging("ERROR")
     calendar: Calendar = AlwaysOpenCalendar() if settings.calendar == "always-open" else load_nse()
@@ -111,11 +114,14 @@ class _Pace:
             time.sleep(ahead)
 
 
-def _empty(folder: Path) -> None:
-    """Removes the last demo's data, and nothing that a demo has not made."""
-    if not (folder / "paper.db").exists() and any(folder.iterdir()):
-        fail(f"{folder} is not the folder of an earlier demo: move it away, or choose another one with --home")
-    shutil.rmtree(folder)
+def _begin_anew(folder: Path) -> None:
+    """An empty folder. The last demo's data are removed, also if it was broken off; nothing that no demo has made."""
+    if folder.exists():
+        if not any((folder / mark).exists() for mark in MARKS) and any(folder.iterdir()):
+            fail(f"{folder} is not the folder of an earlier demo: move it away, or choose another one with --home")
+        shutil.rmtree(folder)
+    private_folder(folder)
+    (folder / MARKS[0]).touch()
 
 
 def _show(summary: Summary, recording: TickFile | None) -> None:

@@ -1,7 +1,5 @@
 """The `bahi` command. A command's module is loaded when it is called, so that the others cost nothing."""
 
-import signal
-from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any, Final
 
@@ -9,6 +7,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from bahi.ending import end_in_order
 from bahi.quiet import loading
 
 __all__ = ["COMMANDS", "app"]
@@ -104,18 +103,10 @@ def _tell_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _end(number: int, _: object) -> None:
-    signal.signal(number, signal.SIG_IGN)  # once: what was begun is put in order meanwhile
-    raise SystemExit(128 + number)
-
-
 @app.callback()
 def _bahi(
     version: Annotated[
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version, and end.")
     ] = False,
 ) -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does: servers that the command started are stopped
-        with suppress(ValueError):  # not in the main thread
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, _end)
+    end_in_order()

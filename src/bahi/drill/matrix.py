@@ -5,12 +5,14 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 from bahi.drill.moments import Result, Stand
 from bahi.drill.plan import STRATEGIES, draw_day
 from bahi.drill.rows import Moment
 from bahi.drill.stage import Stage
+from bahi.ending import end_children, end_in_order
 from bahi.telemetry.logging import configure_logging
 
 __all__ = ["play"]
@@ -61,6 +63,7 @@ def _side_by_side(home: Path, drawn: Sequence[Moment], seed: int, strategies: in
             stack.callback(process.join, _STOPS)
             stack.enter_context(closing(ours))  # which ends it
             stages[ours] = -1
+        stack.push(_break_off)
         for stage in stages:
             stages[stage], moment = left.pop(0)
             stage.send(moment)
@@ -83,8 +86,15 @@ def _side_by_side(home: Path, drawn: Sequence[Moment], seed: int, strategies: in
                 next_one += 1
 
 
+def _break_off(_: type[BaseException] | None, broken: BaseException | None, __: TracebackType | None) -> None:
+    """Nobody waits for the moments that are being played."""
+    if broken is not None:
+        end_children()
+
+
 def _perform(home: Path, seed: int, strategies: int, conductor: Connection) -> None:
     """A stage in a process of its own, as long as moments come."""
+    end_in_order()
     configure_logging("CRITICAL")
     with Stage(home, seed) as stage, Stand(stage, draw_day(seed, strategies)) as stand:
         while True:

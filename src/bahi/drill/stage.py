@@ -7,6 +7,7 @@ import asyncio
 import random
 import secrets
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,15 +47,16 @@ class Stage:
         self._families: dict[int, str] = {}
 
     def __enter__(self) -> "Stage":
-        self.redis.start()
-        self.postgres.start()
-        migrate(self.postgres.url)
-        asyncio.run(self._register())
+        with ExitStack() as stack:
+            stack.enter_context(self.postgres)
+            stack.enter_context(self.redis)
+            migrate(self.postgres.url)
+            asyncio.run(self._register())
+            self._servers = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.redis.stop()
-        self.postgres.stop()
+        self._servers.close()
 
     def environment(self) -> dict[str, str]:
         """What a process of the engine is started with."""

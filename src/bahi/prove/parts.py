@@ -7,6 +7,7 @@ chunks, a file each; so many of them run at the same time. A result that is ther
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from bahi.ending import HEARS
 from simulation.points import PointKind
 from simulation.scenarios import SCENARIOS
 
@@ -117,8 +119,10 @@ async def _result(home: Path, part: Part) -> Any:
     try:
         out, err = await process.communicate()
     except asyncio.CancelledError:
-        process.terminate()
-        await process.wait()
+        while process.returncode is None:
+            process.terminate()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), HEARS)
         raise
     lines = out.strip().splitlines()
     if process.returncode not in (0, 1) or not lines:

@@ -5,6 +5,7 @@ without a finding on the sound code, for a check that also cries out without the
 test has to find fails that test, which passes on the sound code.
 """
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,8 @@ LIMIT: Final = 300
 """Seeds after which a defect counts as one that survives."""
 LONGEST: Final = 600.0
 """Seconds that a test may take."""
+ENDS: Final = 60.0
+"""Seconds that it may take to end when it is broken off."""
 HANGING: Final = "the life hangs"
 """A life that hangs proves no check: the machine may be too slow."""
 QUIET: Final = ("-q", "-p", "no:cacheprovider", "--no-header")
@@ -145,16 +148,35 @@ def _by_test(defect: Defect, alarms: Sequence[str]) -> PlantedResult:
 
 def _pytest(arguments: Sequence[str]) -> list[str]:
     """The tests that failed, by their ids, with why. Raises CheckBroken when they could not be run."""
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=CHECKOUT, capture_output=True, text=True, timeout=LONGEST, check=False
-    )
-    if done.returncode == 0:
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,  # Ctrl-C is for this process, which passes it on
+    ) as tests:
+        try:
+            out, err = tests.communicate(timeout=LONGEST)
+        except BaseException:
+            _break_off(tests)
+            raise
+    if tests.returncode == 0:
         return []
     failed = [
         line.removeprefix("FAILED ").removeprefix("ERROR ")
-        for line in done.stdout.splitlines()
+        for line in out.splitlines()
         if line.startswith(("FAILED ", "ERROR "))
     ]
-    if done.returncode != 1 or not failed:
-        raise CheckBroken(f"{' '.join(arguments)} exited with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+    if tests.returncode != 1 or not failed:
+        raise CheckBroken(f"{' '.join(arguments)} exited with {tests.returncode}: {(out + err)[-2000:]}")
     return failed
+
+
+def _break_off(tests: "subprocess.Popen[str]") -> None:
+    """As Ctrl-C does: pytest stops what the tests have started."""
+    tests.send_signal(signal.SIGINT)
+    try:
+        tests.communicate(timeout=ENDS)
+    except subprocess.TimeoutExpired:
+        tests.kill()

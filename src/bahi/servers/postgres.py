@@ -119,7 +119,7 @@ class EmbeddedPostgres(EmbeddedServer):
             """A killed server's children take a moment to let go of its shared memory; then try again."""
             nonlocal process
             if process is None:
-                process = self._spawn()
+                process = self._process = self._spawn()
             if self._accepts(process.pid):
                 return True
             if not is_alive(process):

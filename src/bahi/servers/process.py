@@ -158,7 +158,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def _launch(self) -> Process:
-        """Starts the program and waits until it answers."""
+        """Starts the program and waits until it answers; `_process` is it from the moment on that it runs."""
 
     def _await_ready(self, process: Process, ready: Callable[[], bool]) -> None:
         """Wait for the server to answer; an early end or the time-out is a ServerError with its log."""

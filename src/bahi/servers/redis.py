@@ -148,7 +148,7 @@ class EmbeddedRedis(EmbeddedServer):
         config.write_text("".join(f"{key} {value}\n" for key, value in self._settings().items()))
         output = open_log(self.log)
         try:
-            process = subprocess.Popen(
+            process = self._process = subprocess.Popen(
                 [str(self.program), str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

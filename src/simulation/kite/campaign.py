@@ -14,6 +14,7 @@ from typing import Final
 import uvloop
 from msgspec import Struct
 
+from bahi.ending import end_children
 from eventstore.clients import command, log_client
 from simulation.kite.faults import Fault
 from simulation.kite.round import Plan, Round
@@ -130,15 +131,20 @@ def campaign(
     placed, following = 0, seed
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=prepare) as pool:
         running: set[Future[Played]] = set()
-        while running or placed < orders:
-            while placed < orders and len(running) < jobs:
-                running.add(pool.submit(play, open_redis, following, strategies, stream))
-                following += 1
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for each in done:
-                played = each.result()
-                placed += played.tally.orders
-                yield played
+        try:
+            while running or placed < orders:
+                while placed < orders and len(running) < jobs:
+                    running.add(pool.submit(play, open_redis, following, strategies, stream))
+                    following += 1
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for each in done:
+                    played = each.result()
+                    placed += played.tally.orders
+                    yield played
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_children()  # nobody waits for their rounds any more
+            raise
 
 
 async def _play(url: str, seed: int, plan: Plan) -> Played:
