@@ -167,9 +167,20 @@ class Days:
             self._ask(now, f"resume {user_id}", people.resume(user_id))
         for strategy_id in world.strategies:
             self._ask(now, f"stop {strategy_id}, square off", people.stop(strategy_id, square_off=True))
+        for later in range(10 * SECOND, CALM // 2, 10 * SECOND):
+            world.at(now + later, self._insist)
         for later in range(0, CALM, 5 * SECOND):
             batch = [Tick(symbol, OPENING, now + later) for symbol in SYMBOLS]
             world.at(now + later, lambda batch=batch: self.trade(batch))  # type: ignore[misc]
+
+    def _insist(self) -> None:
+        """A run that the engine gives up ends with its shares, whatever was asked for before: its user is alerted, and
+        asks for their sale again."""
+        world = self._world
+        for strategy_id, state in world.watch.states().items():
+            if not state.alive and state.open_quantity > 0 and not state.stop_requested:
+                again = people.stop(strategy_id, square_off=True)
+                self._ask(world.clock.now(), f"stop {strategy_id}, square off, again", again)
 
     def _end(self) -> None:
         """Everything is to be final. The next day begins, or the life is over."""

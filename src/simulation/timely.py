@@ -18,6 +18,7 @@ from domain.events import (
     OrderFilled,
     OrderFinalized,
     OrderOutcomeUnknown,
+    OrderRecovered,
     OrderRetryRequired,
     SafetyAbort,
     SellTriggered,
@@ -118,6 +119,10 @@ class _Reading:
                 self._mind(it, at)
             case Intent():
                 self._asked(where, it, event, at)
+            case OrderRecovered(kind=kind, run=run, placed_at=placed_at) if run == it.run:
+                due_at = it.buy_at if kind is Kind.BUY else it.sell_at
+                if placed_at >= due_at:  # it was placed because its timer had fired, which was lost with the log
+                    it.fired.add((kind.side, due_at))
             case OrderFilled(tag=tag, filled=filled) if tag in it.kinds:
                 if filled <= it.filled.get(tag, 0):
                     self.found.append(f"6: {where}: {filled} of {tag} are filled, and {it.filled[tag]} were before")
