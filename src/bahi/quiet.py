@@ -5,10 +5,13 @@ milliseconds, in the middle of a stop-loss if it happens so.
 """
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
 
-__all__ = ["loading", "settle_memory", "settled_memory"]
+__all__ = ["load", "loading", "settle_memory", "settled_memory"]
 
 
 def settle_memory() -> None:
@@ -39,3 +42,11 @@ def loading() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def load(module: str) -> ModuleType:
+    """The module of that name, loaded in this way unless it is there already."""
+    if module in sys.modules:
+        return sys.modules[module]
+    with loading():
+        return import_module(module)

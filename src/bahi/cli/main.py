@@ -1,14 +1,13 @@
 """The `bahi` command. A command's module is loaded when it is called, so that the others cost nothing."""
 
-from importlib import import_module
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from bahi import quiet
 from bahi.ending import end_in_order
-from bahi.quiet import loading
 
 __all__ = ["COMMANDS", "app"]
 
@@ -50,8 +49,7 @@ _ELSEWHERE: Final = {
 def load(name: str) -> Any:
     """The click command of that name, its module loaded."""
     module, _, attribute = _ELSEWHERE.get(name, f"bahi.cli.{name}:").partition(":")
-    with loading():
-        found = import_module(module)
+    found = quiet.load(module)
     what = getattr(found, attribute) if attribute else getattr(found, "app", None) or getattr(found, name)
     alone = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
     if not isinstance(what, typer.Typer):

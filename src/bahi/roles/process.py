@@ -8,13 +8,12 @@ import asyncio
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib import import_module
 from typing import Final
 
 import anyio.to_thread
 import structlog
 
-from bahi.quiet import loading, settle_memory
+from bahi import quiet
 from bahi.roles.base import Partition, Role
 from bahi.roles.ending import Ending
 from bahi.roles.heartbeat import beat
@@ -66,8 +65,7 @@ def all_wanted(names: Sequence[str]) -> list[str]:
 def load_role(name: str) -> Callable[[House, Sequence[Partition]], Role]:
     """Now and not before, so that a process starts sooner without what its roles do not need."""
     module, _, attribute = ROLES[name].partition(":")
-    with loading():
-        found: Callable[[House, Sequence[Partition]], Role] = getattr(import_module(module), attribute)
+    found: Callable[[House, Sequence[Partition]], Role] = getattr(quiet.load(module), attribute)
     return found
 
 
@@ -118,7 +116,7 @@ async def _run(house: House, wanted: Sequence[str], started: Callable[[], None])
             partitions.append(partition)
             fanouts.append(fanout)
     roles = {name: load_role(name)(house, partitions) for name in wanted}
-    settle_memory()
+    quiet.settle_memory()
     stopping = _on_signals()
     async with asyncio.TaskGroup() as group:
         followers = [group.create_task(fanout.run()) for fanout in fanouts]
