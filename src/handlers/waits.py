@@ -1,10 +1,10 @@
 """Which strategies wait for room in their account's limits, and for how long: what this process has seen of it.
 
-Only for reports and causes. What waits is in the timers, where any process finds it; one that did not see it begin to
-wait knows neither.
+Only for reports, causes and fairness. What waits is in the timers, where any process finds it; one that did not see it
+begin to wait knows none of these.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 from msgspec import Struct
@@ -43,6 +43,13 @@ class Waits:
         """The event, with its correlation, because of which it wants what it waits for."""
         waiting = self._waiting.get(strategy_id)
         return None if waiting is None else (waiting.event_id, waiting.correlation_id)
+
+    def in_turn(self, due: Sequence[int]) -> list[int]:
+        """Those that wait come first, the longest waiting before the others; the rest stays in its order. Else exits
+        that are changed every few seconds could keep an account's room from another for as long as they rest."""
+        waiting = self._waiting
+        first = sorted((each for each in due if each in waiting), key=lambda each: waiting[each].since)
+        return [*first, *(each for each in due if each not in waiting)]
 
     def decided(self, strategy_id: int, now: Instant, *, placed: bool) -> None:
         """The strategy waits no more, because it got room (`placed`: for an order) or wants something else."""

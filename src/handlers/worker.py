@@ -178,7 +178,7 @@ class Worker:
     async def _claim(self) -> int:
         """Looks at every strategy whose time has come. A claimed timer comes back by itself if we die now."""
         due = await claim_due(self._desk.log, self._desk.clock.now(), CLAIMED)
-        for strategy_id in due:
+        for strategy_id in self._desk.waits.in_turn(due):
             try:
                 await self._advance(strategy_id, Wake())
             except (LogUnavailable, LogLost):

@@ -187,8 +187,10 @@ def recovering(state: State, facts: Facts) -> Step:
     cannot be read, nobody minds what is open: alert, again and again while there are shares."""
     if not state.settle_after:
         return PASS
-    code = Code.UNPROTECTED_POSITION if uneasy(state) else Code.OUTCOME_UNKNOWN
-    if facts.now < settling_overdue_at(state) or (code in state.alerted and not market_open(facts)):
+    shares = uneasy(state)
+    code = Code.UNPROTECTED_POSITION if shares else Code.OUTCOME_UNKNOWN
+    repeated = shares and market_open(facts)
+    if facts.now < settling_overdue_at(state) or (code in state.alerted and not repeated):
         return WAIT
     told = {
         "open_quantity": str(state.open_quantity),
