@@ -20,7 +20,7 @@ from simulation.world import STRATEGIES, World
 from tests.simulation.living import SEEDS, lived
 
 FIRSTS, EACH = tuple(range(1, 201, 25)), 25
-SIZES = (2, 3, 5, 3)
+SIZES = (2, 3)
 """Strategies in a life, in turn: the fewer, the more of what goes wrong concerns each."""
 TOTAL = LivesReport(fired={str(fault): 0 for fault in Fault})
 
