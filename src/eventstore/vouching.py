@@ -27,10 +27,11 @@ async def is_vouched_for(redis: "Redis", keys: Keys, info: bytes, member: str = 
     run_id = run_id_in(info).encode()
     timer = TIMER.get()
     waited = min(timer.uptime(float(fact(info, "uptime_in_seconds"))), PATIENCE - _DECIDED)
+    looks: list[tuple[str | bytes, ...]] = [("GET", keys.doubted), ("GET", keys.server), ("HGETALL", keys.members)]
+    asked = [("SET", keys.server, run_id, "NX"), *looks]
     while True:
-        first = ("SET", keys.server, run_id, "NX")
-        looks = (("GET", keys.doubted), ("GET", keys.server), ("HGETALL", keys.members))
-        _, doubted, server, fields = await answers(redis, [first, *looks])
+        doubted, server, fields = (await answers(redis, asked))[-len(looks) :]
+        asked = looks  # `info` grows old: what it says is written down at once or not at all
         if doubted == run_id:
             return False
         if server == run_id:

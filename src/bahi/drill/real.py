@@ -96,7 +96,7 @@ class _Play:
     def _copy_archive(self, traders: Traders) -> None:
         """An earlier copy of PostgreSQL's cluster, made while it was stopped in good order."""
         traders.trade()
-        time.sleep(2)
+        time.sleep(2)  # the copy is to hold the beginning of their day
         traders.pause()
         self._it.stop()
         shutil.copytree(self._it.home / "postgres", self._it.home / "postgres.copy")
